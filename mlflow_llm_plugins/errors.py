@@ -1,0 +1,106 @@
+"""Our exceptions, and the one table from them to MLflow error codes (so to HTTP statuses).
+
+    LLMError
+      InvalidInputError            what the caller gave cannot be used; the message says what can
+        PromptTooLongError         the request can never fit the context or the cache
+        UnsupportedFeatureError    a parameter that this engine or model cannot honour
+      CheckpointError              a checkpoint that cannot be read or is not a causal language model
+      AccessDeniedError            the Hub refused: a token is missing, or a licence must be accepted
+      MissingDependencyError       a package that must be installed; the message has the pip command
+      HardwareError                this machine cannot run what was asked for
+      QueueFullError               as many requests as allowed are open already
+      RequestTimeoutError          the deadline of a request passed
+      RequestCancelledError        the caller cancelled it
+      EngineUnavailableError       the engine is closed or its thread died
+      GenerationError              the engine failed on this request, for example on NaN logits
+
+Inner layers raise these; only plugs turn them into `MlflowException`, through `mlflow_errors()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class LLMError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class InvalidInputError(LLMError, ValueError):
+    """What the caller gave cannot be used."""
+
+
+class PromptTooLongError(InvalidInputError):
+    """The request can never fit the model's context or the engine's cache."""
+
+
+class UnsupportedFeatureError(InvalidInputError):
+    """A parameter that this engine or model cannot honour; it is refused rather than ignored."""
+
+
+class CheckpointError(LLMError):
+    """A checkpoint that cannot be read, or that is not a causal language model."""
+
+
+class AccessDeniedError(LLMError):
+    """The Hub refused: no valid token, or the licence of a gated repository is not accepted."""
+
+
+class MissingDependencyError(LLMError, ImportError):
+    """A package that must be installed first."""
+
+
+class HardwareError(LLMError):
+    """This machine cannot run what was asked for."""
+
+
+class QueueFullError(LLMError):
+    """As many requests as allowed are open already."""
+
+
+class RequestTimeoutError(LLMError, TimeoutError):
+    """The deadline of a request passed; its slot is free again."""
+
+
+class RequestCancelledError(LLMError):
+    """The caller cancelled the request."""
+
+
+class EngineUnavailableError(LLMError):
+    """The engine is closed, or its thread died."""
+
+
+class GenerationError(LLMError):
+    """The engine failed on this request; its neighbours go on."""
+
+
+ERROR_CODES: dict[type[LLMError], str] = {
+    InvalidInputError: "INVALID_PARAMETER_VALUE",  # HTTP 400
+    CheckpointError: "INVALID_PARAMETER_VALUE",
+    AccessDeniedError: "PERMISSION_DENIED",  # 403
+    MissingDependencyError: "INVALID_STATE",  # 500: nothing the caller of a server could mend
+    HardwareError: "INVALID_STATE",
+    QueueFullError: "RESOURCE_EXHAUSTED",  # 429
+    RequestTimeoutError: "DEADLINE_EXCEEDED",  # 504
+    RequestCancelledError: "REQUEST_LIMIT_EXCEEDED",  # 429
+    EngineUnavailableError: "TEMPORARILY_UNAVAILABLE",  # 503
+    GenerationError: "INTERNAL_ERROR",  # 500
+    LLMError: "INTERNAL_ERROR",
+}
+
+
+def error_code(error: LLMError) -> str:
+    """MLflow's name for the error, by its class or the nearest base in `ERROR_CODES`."""
+    return next(ERROR_CODES[cls] for cls in type(error).__mro__ if cls in ERROR_CODES)
+
+
+@contextmanager
+def mlflow_errors() -> Iterator[None]:
+    """Let `LLMError`s leave the block as `MlflowException`s with the same message and the right code."""
+    try:
+        yield
+    except LLMError as error:
+        from mlflow.exceptions import MlflowException
+
+        raise MlflowException(str(error), error_code=error_code(error)) from error

@@ -1,0 +1,54 @@
+"""The map: what this package plugs into MLflow, and what each part needs."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"', (ROOT / "mlflow_llm_plugins/__init__.py").read_text(encoding="utf-8"), re.M
+).group(1)
+
+TORCH = [
+    "torch>=2.6",
+    "transformers>=5.20,<6",
+    "accelerate>=1.1",
+    "bitsandbytes>=0.48",
+    "peft>=0.18",
+    "llguidance>=1.3",
+]
+TEST = ["pytest>=8", "pytest-timeout", "hypothesis", "httpx", "rich", "tqdm"]
+
+setup(
+    name="mlflow-llm-plugins",
+    version=VERSION,
+    description="Quantized open language models inside stock MLflow: log, load, predict and serve them.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    packages=find_packages(include=["mlflow_llm_plugins*"]),
+    package_data={"mlflow_llm_plugins": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=["mlflow>=3.11,<4", "pydantic>=2", "psutil>=5.9", "packaging"],
+    extras_require={
+        "torch": TORCH,
+        "all": [*TORCH, "rich", "tqdm", "nvidia-ml-py"],
+        "test": TEST,
+        "dev": [*TEST, "ruff", "mypy", "types-psutil", "types-tqdm"],
+    },
+    entry_points={
+        # Tags on every run: hardware, library versions, where it ran.
+        "mlflow.run_context_provider": ["llm=mlflow_llm_plugins.run_context:LLMRunContextProvider"],
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
