@@ -1,0 +1,98 @@
+"""What may join the shared batch: everything that would kill, starve or never leave it is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlflow_llm_plugins.errors import InvalidInputError, PromptTooLongError
+from mlflow_llm_plugins.generation.requests import GenerationRequest
+
+DEFAULT_TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedRequest:
+    """A request with every default filled in, sure to fit."""
+
+    prompt_ids: list[int]
+    max_new_tokens: int
+    eos_token_ids: frozenset[int]
+    stop: tuple[str, ...]
+    timeout_s: float
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    seed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The limits of one engine, and the check of a request against them."""
+
+    vocab_size: int  # rows of the embedding; a token id must be below it
+    max_context_length: int  # tokens of prompt and answer together
+    cache_tokens: int | None  # tokens of the whole KV cache; None where nothing is allocated ahead
+    max_new_tokens: int  # of a request that names no limit
+    eos_token_ids: frozenset[int]
+    timeout_s: float
+
+    @property
+    def longest_request(self) -> int:
+        """Tokens, prompt and answer together, of the longest request that fits context and cache."""
+        return min(self.max_context_length, self.cache_tokens or self.max_context_length)
+
+    def admit(self, request: GenerationRequest) -> AdmittedRequest:
+        """Check a request and fill in the defaults.
+
+        Raises:
+            InvalidInputError: An empty prompt or a token id outside the vocabulary.
+            PromptTooLongError: Prompt and answer can never fit.
+        """
+        prompt_ids = self.check_ids(request.prompt_ids)
+        eos = self.eos_token_ids if request.eos_token_ids is None else frozenset(request.eos_token_ids)
+        return AdmittedRequest(
+            prompt_ids=prompt_ids,
+            max_new_tokens=self._room(len(prompt_ids), request.max_new_tokens),
+            eos_token_ids=eos,
+            stop=request.stop,
+            timeout_s=request.timeout_s or self.timeout_s,
+            temperature=request.temperature,
+            top_k=request.top_k,
+            top_p=request.top_p,
+            min_p=request.min_p,
+            seed=request.seed,
+        )
+
+    def check_ids(self, ids: Sequence[int]) -> list[int]:
+        """The token ids as a list of ints, none outside the vocabulary, at least one."""
+        checked = [int(token_id) for token_id in ids]
+        if not checked:
+            raise InvalidInputError("The prompt is empty: it needs at least one token.")
+        for token_id in (min(checked), max(checked)):
+            if not 0 <= token_id < self.vocab_size:
+                raise InvalidInputError(
+                    f"Token id {token_id} is outside the model's vocabulary of {self.vocab_size}: "
+                    f"ids go from 0 to {self.vocab_size - 1}."
+                )
+        return checked
+
+    def _room(self, prompt_tokens: int, wanted: int | None) -> int:
+        room = self.longest_request - prompt_tokens
+        if room < 1:
+            raise PromptTooLongError(
+                f"The prompt has {prompt_tokens} tokens, but prompt and answer together may have "
+                f"{self.longest_request} ({self._limit_name()}). Shorten the prompt."
+            )
+        if wanted is not None and wanted > room:
+            raise PromptTooLongError(
+                f"The prompt has {prompt_tokens} tokens and {wanted} new ones are asked for, together more than "
+                f"{self.longest_request} ({self._limit_name()}). Ask for at most {room} new tokens."
+            )
+        return wanted if wanted is not None else min(self.max_new_tokens, room)
+
+    def _limit_name(self) -> str:
+        if self.longest_request < self.max_context_length:
+            return "the size of the KV cache; raise num_blocks or kv_cache_memory for more"
+        return "the context length of the engine"

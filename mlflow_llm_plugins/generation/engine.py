@@ -1,0 +1,84 @@
+"""The interface that every engine stands behind; nothing outside `generation/` knows which one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from mlflow_llm_plugins.generation.requests import GenerationOutput, GenerationRequest, TokenEvent
+
+Text = str | Sequence[int]  # a string, tokenised by the engine, or token ids as they are
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot of what the engine is doing."""
+
+    engine: str  # the key of ENGINES that runs, after any fallback
+    state: Literal["running", "dead", "closed"]
+    open_requests: int  # waiting and generating
+    max_context_length: int  # tokens, prompt and answer together
+    cache_tokens: int  # tokens that the KV cache holds for all requests together; 0 where there is none
+
+
+class GenerationStream(Protocol):
+    """The answer to one request, while it is made."""
+
+    def __iter__(self) -> Iterator[TokenEvent]:
+        """Token events until the answer is finished; raises what `result` raises."""
+
+    def cancel(self) -> None:
+        """End the request and free its slot within one step; harmless when it is finished."""
+
+    def result(self) -> GenerationOutput:
+        """Wait for the whole answer, at most until the request's deadline.
+
+        Raises:
+            RequestTimeoutError: The deadline passed.
+            RequestCancelledError: `cancel` was called.
+            GenerationError: The engine failed on this request.
+            EngineUnavailableError: The engine was closed or died.
+        """
+
+
+class GenerationEngine(Protocol):
+    """Requests in, tokens or log-probabilities out. All methods may be called from any thread."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, with its chat template; read only."""
+
+    def submit(self, request: GenerationRequest) -> GenerationStream:
+        """Queue a request.
+
+        Raises:
+            InvalidInputError: The request could harm the shared batch or can never fit; checked before it joins.
+            QueueFullError: `max_queue_size` requests are open.
+            EngineUnavailableError: The engine is closed or dead.
+        """
+
+    def score(self, texts: Sequence[Text]) -> list[list[float]]:
+        """Log-probability of each token after the first of each text, under a plain forward pass.
+
+        Returns:
+            For a text of n tokens n - 1 natural logarithms, float32: entry i belongs to token i + 1.
+        """
+
+    def choose(self, prompts: Sequence[Text], choices: Sequence[Text] | Sequence[Sequence[Text]]) -> list[list[float]]:
+        """Log-probability of each choice as the continuation of each prompt.
+
+        Args:
+            prompts: What was said so far.
+            choices: The same for all prompts, or one sequence of choices a prompt. Strings are tokenised jointly
+                with their prompt.
+
+        Returns:
+            A row for each prompt: the sums of the log-probabilities of each choice's tokens, in order.
+        """
+
+    def stats(self) -> EngineStats:
+        """What is running now."""
+
+    def close(self) -> None:
+        """Fail open requests, end the engine's threads and free the cache; may be called twice."""

@@ -1,0 +1,178 @@
+"""The runner for any causal model: waiting requests are taken in groups through transformers' `generate`.
+
+A group runs until its last answer ends; requests that come meanwhile wait for the next group.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
+from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
+
+from mlflow_llm_plugins.errors import GenerationError
+from mlflow_llm_plugins.generation.sampling import SamplingPlan, pick
+from mlflow_llm_plugins.generation.settings import EngineSettings
+from mlflow_llm_plugins.generation.stream import TokenStream
+
+_logger = logging.getLogger(__name__)
+
+_CLOSE_S = 30.0  # how long close() waits for the step that is running
+_PAD = 0
+
+
+class PaddedRunner:
+    """Groups of left-padded prompts on one thread."""
+
+    name = "generate"
+    cache_tokens: int | None = None
+
+    def __init__(self, model: Any, settings: EngineSettings) -> None:
+        """Start the thread; nothing is allocated ahead."""
+        # generate() fills what a request leaves open from here: a checkpoint's own defaults must not slip in.
+        model.generation_config = GenerationConfig()
+        self._waiting: queue.SimpleQueue[TokenStream | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        loop = _Loop(model, settings.max_requests_per_batch, self._waiting, self._closing)
+        self._thread = threading.Thread(target=loop.run, name="llm-engine", daemon=True)
+        self._thread.start()
+        self._finalizer = weakref.finalize(self, _stop, self._closing, self._waiting, self._thread)
+
+    def start(self, stream: TokenStream) -> None:
+        """Put the request into the next group."""
+        self._waiting.put(stream)
+
+    def release(self, stream: TokenStream) -> None:
+        """Nothing to do: an ended stream leaves its group at the next step."""
+
+    def failure(self) -> str | None:
+        """Why the thread is gone, or None while it runs."""
+        return None if self._thread.is_alive() else "The engine is closed."
+
+    def close(self) -> None:
+        """End the running group at its next step, and the thread."""
+        self._finalizer()
+
+
+class _Loop:
+    """The thread's work; it must not hold the runner, which is collected when nobody uses it."""
+
+    def __init__(
+        self,
+        model: Any,
+        max_rows: int,
+        waiting: queue.SimpleQueue[TokenStream | None],
+        closing: threading.Event,
+    ) -> None:
+        self._model = model
+        self._max_rows = max_rows
+        self._waiting = waiting
+        self._closing = closing
+        # Padding runs through a recurrent state, so such models only get rows of one length.
+        self._pads = not getattr(model, "_is_stateful", False)
+        self._put_back: list[TokenStream] = []
+
+    def run(self) -> None:
+        while not self._closing.is_set():
+            group = self._next_group()
+            if not group:
+                continue
+            try:
+                _Group(self._model, group, self._closing).generate()
+            except Exception as error:
+                _logger.exception("Generating a group of %d requests failed.", len(group))
+                for stream in group:
+                    stream.fail(GenerationError(f"Generation failed: {error}"))
+
+    def _next_group(self) -> list[TokenStream]:
+        """Wait for a request, then take what else is there, up to the batch size; ended ones are dropped."""
+        waiting: list[TokenStream | None] = [*self._put_back] or [self._waiting.get()]
+        while not self._waiting.empty():
+            waiting.append(self._waiting.get())
+        streams = [stream for stream in waiting if stream is not None and not stream.ended]
+        group = [stream for stream in streams if self._fits(stream, streams[0])][: self._max_rows]
+        self._put_back = [stream for stream in streams if stream not in group]
+        return group
+
+    def _fits(self, stream: TokenStream, first: TokenStream) -> bool:
+        return self._pads or len(stream.request.prompt_ids) == len(first.request.prompt_ids)
+
+
+class _Group:
+    """One call of `generate`: sampling as its logits processor, delivery as its stopping criterion."""
+
+    def __init__(self, model: Any, streams: Sequence[TokenStream], closing: threading.Event) -> None:
+        self._model = model
+        self._streams = streams
+        self._plans = [SamplingPlan.of(stream.request) for stream in streams]
+        self._closing = closing
+
+    def generate(self) -> None:
+        ids, mask = _left_pad([stream.request.prompt_ids for stream in self._streams])
+        with torch.no_grad():
+            self._model.generate(
+                input_ids=ids.to(self._model.device),
+                attention_mask=mask.to(self._model.device),
+                generation_config=GenerationConfig(
+                    do_sample=False,
+                    max_new_tokens=max(stream.request.max_new_tokens for stream in self._streams),
+                    pad_token_id=_PAD,
+                ),
+                logits_processor=LogitsProcessorList([_Pick(self._plans)]),
+                stopping_criteria=StoppingCriteriaList([_Deliver(self._streams, self._plans, self._closing)]),
+            )
+
+
+class _Pick(LogitsProcessor):
+    """Marks the token that each row's plan picks with +inf, for the library's argmax."""
+
+    def __init__(self, plans: Sequence[SamplingPlan]) -> None:
+        self._plans = plans
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        tokens = pick(scores.float(), self._plans)
+        marked = torch.zeros_like(scores)
+        marked[torch.arange(len(self._plans), device=scores.device), tokens] = torch.inf
+        return marked
+
+
+class _Deliver(StoppingCriteria):
+    """Pushes each row's new token into its stream, and says which rows are done."""
+
+    def __init__(
+        self, streams: Sequence[TokenStream], plans: Sequence[SamplingPlan], closing: threading.Event
+    ) -> None:
+        self._streams = streams
+        self._plans = plans
+        self._closing = closing
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        for stream, plan, token in zip(self._streams, self._plans, input_ids[:, -1].tolist(), strict=True):
+            if plan.error is not None:
+                stream.fail(plan.error)
+            elif not stream.ended:
+                stream.push(token, plan.logprobs[-1])
+        done = [stream.ended or self._closing.is_set() for stream in self._streams]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def _left_pad(prompts: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask, [rows, longest]; to the left, where generation does not continue from padding."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids = [[_PAD] * (longest - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def _stop(closing: threading.Event, waiting: queue.SimpleQueue[TokenStream | None], thread: threading.Thread) -> None:
+    closing.set()
+    waiting.put(None)  # wakes the thread
+    if thread is not threading.current_thread():
+        thread.join(timeout=_CLOSE_S)

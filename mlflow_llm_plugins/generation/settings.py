@@ -1,0 +1,42 @@
+"""What can be set on an engine; every key can be overridden at load and serve time."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mlflow_llm_plugins.settings import Settings
+
+
+class EngineSettings(Settings):
+    """Settings of a generation engine. None means that the engine decides and logs what it chose."""
+
+    max_new_tokens: int = Field(
+        256, ge=1, description="New tokens of a request that names no limit, cut to what the context leaves."
+    )
+    max_context_length: int | None = Field(
+        None, ge=8, description="Tokens of prompt and answer together; None: the model's own limit."
+    )
+    max_requests_per_batch: int = Field(16, ge=1, le=1024, description="Requests that generate together.")
+    max_batch_tokens: int = Field(
+        256, ge=16, description="Tokens of one step; a longer prompt is prefilled in chunks of this size."
+    )
+    max_queue_size: int = Field(
+        256, ge=1, description="Requests that may be open, waiting or running; one more is refused."
+    )
+    request_timeout_s: float | None = Field(
+        None,
+        gt=0,
+        description="After this long a request ends with an error. None: the scoring server's own timeout "
+        "where one applies, else an hour.",
+    )
+    page_size: int = Field(32, ge=4, description="Tokens of a page of the KV cache; prefixes are shared by page.")
+    num_blocks: int | None = Field(
+        None, ge=2, description="Pages of the KV cache; None: from context and batch, under kv_cache_memory."
+    )
+    kv_cache_memory: float = Field(
+        0.25, gt=0, le=0.9, description="Share of the memory free after loading that the KV cache may take."
+    )
+    prefix_caching: bool = Field(True, description="Reuse the cache of prompts that begin alike.")
+    num_threads: int | None = Field(
+        None, ge=1, description="CPU threads; None: MLFLOW_LLM_NUM_THREADS, else the CPUs really granted."
+    )

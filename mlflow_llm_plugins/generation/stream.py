@@ -1,0 +1,168 @@
+"""One open request: the engine pushes tokens in at one end, the caller reads them at the other."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+from mlflow_llm_plugins.errors import (
+    EngineUnavailableError,
+    LLMError,
+    RequestCancelledError,
+    RequestTimeoutError,
+)
+from mlflow_llm_plugins.generation.admission import AdmittedRequest
+from mlflow_llm_plugins.generation.detokenize import Detokenizer
+from mlflow_llm_plugins.generation.requests import FinishReason, GenerationOutput, TokenEvent
+
+_LIVENESS_S = 1.0  # how often a waiting caller makes sure that the engine still lives
+
+
+class TokenStream:
+    """A `GenerationStream` that ends exactly once: finished, failed, cancelled or out of time.
+
+    `push` belongs to the engine's thread; everything else may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        request: AdmittedRequest,
+        tokenizer: Any,
+        on_end: Callable[[TokenStream], None],
+        engine_failure: Callable[[], str | None],
+    ) -> None:
+        """Open the stream; the deadline runs from now.
+
+        Args:
+            request: What was admitted.
+            tokenizer: Turns the tokens into text.
+            on_end: Called once, when the stream has ended; frees the slot.
+            engine_failure: Why the engine will not go on, or None while it does.
+        """
+        self.request = request
+        self._deadline = time.monotonic() + request.timeout_s
+        self._on_end = on_end
+        self._engine_failure = engine_failure
+        self._detokenizer = Detokenizer(tokenizer, request.stop)
+        self._text: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._events: queue.SimpleQueue[TokenEvent | None] = queue.SimpleQueue()
+        self._output: Future[GenerationOutput] = Future()
+        self._ending = threading.Lock()
+
+    # -- the engine's end ---------------------------------------------------------------------------------
+
+    def push(self, token_id: int, logprob: float) -> None:
+        """Add a generated token; ends the stream where the answer ends or its time is up."""
+        if self.ended:
+            return
+        is_end_token = token_id in self.request.eos_token_ids
+        text = "" if is_end_token else self._detokenizer.push(token_id)
+        self._token_ids.append(token_id)
+        self._logprobs.append(logprob)
+        reason = self._finish_reason(is_end_token)
+        if reason is not None and not self._detokenizer.stopped:
+            text += self._detokenizer.flush()
+            reason = self._finish_reason(is_end_token)
+        self._text.append(text)
+        self._events.put(TokenEvent(token_id, text, logprob))
+        if reason is not None:
+            self._finish(reason)
+        elif time.monotonic() > self._deadline:
+            self._expire()
+
+    def fail(self, error: LLMError) -> None:
+        """End the stream with an error; does nothing when it has ended."""
+        with self._ending:
+            if self.ended:
+                return
+            self._output.set_exception(error)
+        self._announce_end()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer is complete or an error is set."""
+        return self._output.done()
+
+    @property
+    def received(self) -> int:
+        """Tokens pushed so far."""
+        return len(self._token_ids)
+
+    # -- the caller's end ---------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[TokenEvent]:
+        """Token events until the end; raises what `result` raises."""
+        while (event := self._next_event()) is not None:
+            yield event
+        self._output.result()
+
+    def cancel(self) -> None:
+        """End the request and free its slot; harmless when it is finished."""
+        self.fail(RequestCancelledError("The request was cancelled."))
+
+    def result(self) -> GenerationOutput:
+        """Wait for the whole answer, at most until the deadline."""
+        while True:
+            try:
+                return self._output.result(timeout=self._patience())
+            except TimeoutError:
+                if self.ended:
+                    return self._output.result()
+                self._end_if_hopeless()
+
+    def _next_event(self) -> TokenEvent | None:
+        while True:
+            try:
+                return self._events.get(timeout=self._patience())
+            except queue.Empty:
+                self._end_if_hopeless()
+
+    def _patience(self) -> float:
+        return min(_LIVENESS_S, max(0.0, self._deadline - time.monotonic()))
+
+    def _end_if_hopeless(self) -> None:
+        failure = self._engine_failure()
+        if failure is not None:
+            self.fail(EngineUnavailableError(failure))
+        elif time.monotonic() >= self._deadline:
+            self._expire()
+
+    # -- endings ------------------------------------------------------------------------------------------
+
+    def _finish_reason(self, is_end_token: bool) -> FinishReason | None:
+        if is_end_token or self._detokenizer.stopped:
+            return "stop"
+        return "length" if len(self._token_ids) >= self.request.max_new_tokens else None
+
+    def _finish(self, reason: FinishReason) -> None:
+        output = GenerationOutput(
+            text="".join(self._text),
+            token_ids=tuple(self._token_ids),
+            logprobs=tuple(self._logprobs),
+            prompt_tokens=len(self.request.prompt_ids),
+            finish_reason=reason,
+        )
+        with self._ending:
+            if self.ended:
+                return
+            self._output.set_result(output)
+        self._announce_end()
+
+    def _expire(self) -> None:
+        self.fail(
+            RequestTimeoutError(
+                f"The request did not finish within {self.request.timeout_s:g} s "
+                f"({len(self._token_ids)} of at most {self.request.max_new_tokens} tokens were generated). "
+                "Ask for fewer tokens, or raise request_timeout_s."
+            )
+        )
+
+    def _announce_end(self) -> None:
+        self._events.put(None)
+        self._on_end(self)

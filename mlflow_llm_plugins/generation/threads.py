@@ -1,0 +1,37 @@
+"""How many CPU threads torch uses: those that this process was really granted."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.hardware import granted_cpus
+
+NUM_THREADS_ENV = "MLFLOW_LLM_NUM_THREADS"
+
+
+def set_threads(num_threads: int | None) -> int:
+    """Set torch's intra-op threads for this process.
+
+    Args:
+        num_threads: None takes MLFLOW_LLM_NUM_THREADS, else the CPUs that affinity and cgroup quota grant; torch
+            alone would count the host's, and more threads than CPUs are several times slower.
+
+    Returns:
+        The number set.
+    """
+    count = num_threads or _from_environment() or granted_cpus()
+    if count != torch.get_num_threads():
+        torch.set_num_threads(count)
+    return count
+
+
+def _from_environment() -> int | None:
+    value = os.environ.get(NUM_THREADS_ENV, "").strip()
+    if not value:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise InvalidInputError(f"{NUM_THREADS_ENV} must be a whole number of at least 1, got {value!r}.")
+    return int(value)
