@@ -102,5 +102,6 @@ def mlflow_errors() -> Iterator[None]:
         yield
     except LLMError as error:
         from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import ErrorCode
 
-        raise MlflowException(str(error), error_code=error_code(error)) from error
+        raise MlflowException(str(error), error_code=ErrorCode.Value(error_code(error))) from error

@@ -129,6 +129,7 @@ class _Router(OutputRouter):
 def _push_new_tokens(stream: TokenStream, plan: SamplingPlan, generated: Sequence[int]) -> None:
     if plan.error is not None:
         stream.fail(plan.error)
+        return
     for position in range(stream.received, len(generated)):
         stream.push(generated[position], plan.logprobs[position])
 

@@ -81,15 +81,18 @@ class _Loop:
 
     def run(self) -> None:
         while not self._closing.is_set():
-            group = self._next_group()
-            if not group:
-                continue
-            try:
-                _Group(self._model, group, self._closing).generate()
-            except Exception as error:
-                _logger.exception("Generating a group of %d requests failed.", len(group))
-                for stream in group:
-                    stream.fail(GenerationError(f"Generation failed: {error}"))
+            self._generate_next_group()
+
+    def _generate_next_group(self) -> None:
+        group = self._next_group()
+        if not group:
+            return
+        try:
+            _Group(self._model, group, self._closing).generate()
+        except Exception as error:
+            _logger.exception("Generating a group of %d requests failed.", len(group))
+            for stream in group:
+                stream.fail(GenerationError(f"Generation failed: {error}"))
 
     def _next_group(self) -> list[TokenStream]:
         """Wait for a request, then take what else is there, up to the batch size; ended ones are dropped."""

@@ -1,0 +1,329 @@
+"""What every engine does with requests: admission, defaults, endings, isolation. Both engines, one set of tests."""
+
+import gc
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import pytest
+import torch
+
+from mlflow_llm_plugins.errors import (
+    EngineUnavailableError,
+    GenerationError,
+    InvalidInputError,
+    PromptTooLongError,
+    QueueFullError,
+    RequestCancelledError,
+    RequestTimeoutError,
+)
+from mlflow_llm_plugins.generation import EngineSettings, GenerationRequest, open_engine
+from tests.generation.conftest import SMALL, plain_greedy, plain_logprobs, random_prompts
+from tests.models import MAX_LENGTH, byte_tokenizer, random_model
+
+ENGINES = ["transformers", "generate"]
+PROMPT = random_prompts(9)[0]
+
+
+@pytest.fixture(params=ENGINES)
+def engine_name(request):
+    return request.param
+
+
+@pytest.fixture
+def engine(open_model, engine_name):
+    return open_model("llama", engine_name)[1]
+
+
+def generate(engine, prompt=PROMPT, **options):
+    return engine.submit(GenerationRequest(prompt, **{"eos_token_ids": (), "max_new_tokens": 8, **options})).result()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([], "The prompt is empty: it needs at least one token."),
+        ([5, -1], "Token id -1 is outside the model's vocabulary of 320: ids go from 0 to 319."),
+        ([320], "Token id 320 is outside the model's vocabulary of 320: ids go from 0 to 319."),
+        (
+            [9] * MAX_LENGTH,
+            f"The prompt has {MAX_LENGTH} tokens, but prompt and answer together may have {MAX_LENGTH} "
+            "(the context length of the engine). Shorten the prompt.",
+        ),
+    ],
+)
+def test_a_prompt_that_would_harm_the_batch_is_refused_and_the_engine_lives(engine, prompt, message):
+    with pytest.raises(InvalidInputError) as error:
+        engine.submit(GenerationRequest(prompt))
+    assert str(error.value) == message
+    assert generate(engine).completion_tokens == 8
+
+
+def test_more_new_tokens_than_the_context_leaves_are_refused_with_the_numbers(engine):
+    with pytest.raises(PromptTooLongError) as error:
+        generate(engine, max_new_tokens=MAX_LENGTH)
+    assert str(error.value) == (
+        f"The prompt has 9 tokens and {MAX_LENGTH} new ones are asked for, together more than {MAX_LENGTH} "
+        f"(the context length of the engine). Ask for at most {MAX_LENGTH - 9} new tokens."
+    )
+
+
+def test_the_longest_request_that_fits_is_answered(engine):
+    assert generate(engine, max_new_tokens=MAX_LENGTH - 9).completion_tokens == MAX_LENGTH - 9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -0.1}, "temperature must be from 0 (greedy) to 100, got -0.1."),
+        ({"temperature": float("nan")}, "temperature must be from 0 (greedy) to 100, got nan."),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0."),
+        ({"top_p": 1.5}, "top_p must be above 0 and at most 1, got 1.5."),
+        ({"top_k": -1}, "top_k must be at least 1, or 0 to keep all tokens, got -1."),
+        ({"min_p": 2.0}, "min_p must be from 0 to 1, got 2.0."),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0."),
+        ({"timeout_s": 0.0}, "timeout_s must be above 0, got 0.0."),
+        ({"stop": ("",)}, "stop must be made of strings that are not empty, got ('',)."),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(options, message):
+    with pytest.raises(InvalidInputError) as error:
+        GenerationRequest(PROMPT, **options)
+    assert str(error.value) == message
+
+
+def test_a_request_without_a_limit_gets_the_default_cut_to_the_context(open_model, engine_name):
+    _, engine = open_model("llama", engine_name, SMALL.model_copy(update={"max_new_tokens": 240}))
+    assert generate(engine, max_new_tokens=None).completion_tokens == 240
+    assert generate(engine, prompt=[9] * 100, max_new_tokens=None).completion_tokens == MAX_LENGTH - 100
+
+
+def test_an_end_token_ends_the_answer_with_reason_stop_and_is_counted(engine):
+    whole = generate(engine)
+    end = whole.token_ids[4]
+    cut = generate(engine, eos_token_ids=(end,))
+    assert cut.finish_reason == "stop"
+    assert cut.token_ids == whole.token_ids[: whole.token_ids.index(end) + 1]
+    assert whole.finish_reason == "length"
+
+
+def test_a_stop_string_ends_the_answer_before_it_and_its_end_is_never_streamed(engine):
+    tokenizer = byte_tokenizer()
+    prompt = tokenizer("abc").input_ids
+    whole = generate(engine, prompt, max_new_tokens=60).text
+    stop = whole[20:23]
+    stream = engine.submit(GenerationRequest(prompt, max_new_tokens=60, eos_token_ids=(), stop=(stop,)))
+    streamed = "".join(event.text for event in stream)
+    output = stream.result()
+    assert output.finish_reason == "stop"
+    assert output.text == streamed == whole[: whole.index(stop)]
+    assert output.completion_tokens < 60
+
+
+def test_streamed_events_are_the_result(engine):
+    stream = engine.submit(GenerationRequest(PROMPT, max_new_tokens=30, eos_token_ids=()))
+    events = list(stream)
+    output = stream.result()
+    assert tuple(event.token_id for event in events) == output.token_ids
+    assert tuple(event.logprob for event in events) == output.logprobs
+    assert "".join(event.text for event in events) == output.text
+    assert output.text == byte_tokenizer().decode(output.token_ids, skip_special_tokens=True)
+    assert (output.prompt_tokens, output.completion_tokens) == (9, 30)
+
+
+def test_cancelling_frees_the_slot_and_the_others_go_on(engine):
+    streams = [engine.submit(GenerationRequest(PROMPT, max_new_tokens=200, eos_token_ids=())) for _ in range(3)]
+    next(iter(streams[0]))
+    streams[0].cancel()
+    with pytest.raises(RequestCancelledError, match=r"The request was cancelled\."):
+        streams[0].result()
+    assert streams[1].result().token_ids == streams[2].result().token_ids
+    assert engine.stats().open_requests == 0
+
+
+def test_a_request_out_of_time_says_how_far_it_came_and_frees_its_slot(engine):
+    with pytest.raises(RequestTimeoutError, match=r"did not finish within 0\.01 s \(\d+ of at most 240 tokens"):
+        generate(engine, max_new_tokens=240, timeout_s=0.01)
+    assert engine.stats().open_requests == 0
+    assert generate(engine).completion_tokens == 8
+
+
+def test_a_full_queue_refuses_the_next_request_and_takes_one_again_later(open_model, engine_name):
+    _, engine = open_model("llama", engine_name, SMALL.model_copy(update={"max_queue_size": 2}))
+    streams = [engine.submit(GenerationRequest(PROMPT, max_new_tokens=200, eos_token_ids=())) for _ in range(2)]
+    with pytest.raises(QueueFullError) as error:
+        engine.submit(GenerationRequest(PROMPT))
+    assert str(error.value) == ("2 requests are open, as many as max_queue_size=2 allows. Try again later.")
+    for stream in streams:
+        stream.cancel()
+    assert generate(engine).completion_tokens == 8
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_oss"])
+def test_seeded_answers_are_the_same_alone_and_in_company(open_model, engine_name, kind):
+    _, engine = open_model(kind, engine_name)
+    options = {"temperature": 1.3, "top_p": 0.95, "seed": 11, "max_new_tokens": 24}
+    alone = generate(engine, **options).token_ids
+    company = [
+        engine.submit(GenerationRequest(prompt, temperature=0.8, top_k=5, max_new_tokens=30, eos_token_ids=()))
+        for prompt in random_prompts(2, 40, 17)
+    ]
+    assert generate(engine, **options).token_ids == alone
+    assert generate(engine, **{**options, "seed": 12}).token_ids != alone
+    for stream in company:
+        stream.result()
+
+
+def test_score_and_choose_are_right_while_generation_runs_and_do_not_disturb_it(open_model, engine_name):
+    model, engine = open_model("llama", engine_name)
+    prompts = random_prompts(5, 30, 60, seed=3)
+    streams = [engine.submit(GenerationRequest(p, max_new_tokens=150, eos_token_ids=())) for p in prompts]
+    choices = [[40], [41, 42]]
+    rounds = 0
+    while any(not stream.ended for stream in streams) or rounds < 3:
+        for scores, prompt in zip(engine.score(prompts), prompts, strict=True):
+            assert scores == pytest.approx(plain_logprobs(model, prompt), abs=1e-4)
+        expected = [sum(plain_logprobs(model, prompts[1] + choice)[-len(choice) :]) for choice in choices]
+        assert engine.choose([prompts[1]], choices)[0] == pytest.approx(expected, abs=1e-4)
+        rounds += 1
+    answers = [list(stream.result().token_ids) for stream in streams]
+    assert answers == [plain_greedy(model, prompt, 150) for prompt in prompts]
+
+
+def test_a_cache_too_small_for_all_rows_gives_the_same_answers(open_model):
+    model, engine = open_model("llama", settings=SMALL.model_copy(update={"num_blocks": 9}))  # 288 tokens
+    prompts = random_prompts(70, 60, 50, 40)
+    streams = [engine.submit(GenerationRequest(p, max_new_tokens=60, eos_token_ids=())) for p in prompts]
+    answers = [list(stream.result().token_ids) for stream in streams]
+    assert answers == [plain_greedy(model, prompt, 60) for prompt in prompts]
+
+
+def test_a_request_larger_than_the_cache_is_refused_with_what_to_raise(open_model):
+    _, engine = open_model("llama", settings=SMALL.model_copy(update={"num_blocks": 4}))
+    with pytest.raises(PromptTooLongError) as error:
+        generate(engine, prompt=[9] * 130)
+    assert str(error.value) == (
+        "The prompt has 130 tokens, but prompt and answer together may have 128 (the size of the KV cache; "
+        "raise num_blocks or kv_cache_memory for more). Shorten the prompt."
+    )
+
+
+def test_nan_logits_fail_the_request_that_has_them_and_the_engine_goes_on(engine_name):
+    model = random_model("llama")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[300] = torch.nan  # an id that no text has
+    engine = open_engine(model, byte_tokenizer(), SMALL, engine_name)
+    try:
+        healthy = generate(engine).token_ids
+        with pytest.raises(GenerationError) as error:
+            generate(engine, prompt=[9, 300])
+        assert str(error.value) == "The model produced NaN or infinite logits for this request."
+        assert generate(engine).token_ids == healthy
+    finally:
+        engine.close()
+
+
+def test_many_threads_may_submit_at_once(engine):
+    expected = generate(engine).token_ids
+    answers: list[tuple[int, ...]] = []
+    threads = [threading.Thread(target=lambda: answers.append(generate(engine).token_ids)) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert answers == [expected] * 12
+
+
+def test_close_fails_what_is_open_and_what_comes_later(engine_name):
+    engine = open_engine(random_model("llama"), byte_tokenizer(), SMALL, engine_name)
+    stream = engine.submit(GenerationRequest(PROMPT, max_new_tokens=240, eos_token_ids=()))
+    threads = threading.active_count()
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineUnavailableError, match=r"The engine was closed\."):
+        stream.result()
+    with pytest.raises(EngineUnavailableError, match=r"The engine is closed\."):
+        engine.submit(GenerationRequest(PROMPT))
+    assert threading.active_count() == threads - 1
+    assert engine.stats().state == "closed"
+
+
+def test_an_engine_that_nobody_holds_ends_its_thread(engine_name):
+    threads = threading.active_count()
+    engine = open_engine(random_model("llama"), byte_tokenizer(), SMALL, engine_name)
+    generate(engine)
+    gone = weakref.ref(engine)
+    del engine
+    deadline = time.monotonic() + 10
+    while (gone() is not None or threading.active_count() > threads) and time.monotonic() < deadline:
+        gc.collect()
+    assert gone() is None
+    assert threading.active_count() == threads
+
+
+def test_a_process_with_an_open_engine_and_a_running_request_exits(engine_name):
+    script = (
+        "from mlflow_llm_plugins.generation import *\n"
+        "from tests.models import *\n"
+        f"engine = open_engine(random_model('llama'), byte_tokenizer(), EngineSettings(), {engine_name!r})\n"
+        "stream = engine.submit(GenerationRequest([9, 10], max_new_tokens=250, eos_token_ids=()))\n"
+        "print(next(iter(stream)).token_id)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().isdecimal()
+
+
+def test_choices_given_as_strings_are_tokenised_together_with_the_prompt(open_model):
+    model, engine = open_model("llama")
+    tokenizer = byte_tokenizer()
+    row = engine.choose(["Is it so? "], ["Yes", "No"])[0]
+    for logprob, choice in zip(row, ["Yes", "No"], strict=True):
+        ids = tokenizer("Is it so? " + choice).input_ids
+        assert logprob == pytest.approx(sum(plain_logprobs(model, ids)[-len(choice) :]), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "choices", "message"),
+    [
+        (["a"], [], "choose() needs at least one choice, got none."),
+        (["a"], ["b", ""], "A choice is empty: each needs at least one token to be scored."),
+        ([""], ["b"], "choose() needs a prompt of at least one token before the choices; this one is empty."),
+        (
+            ["a", "b"],
+            [["c", "d"]],
+            "choose() got 2 prompts and 1 sequences of choices: give one sequence for all prompts, or one for each.",
+        ),
+        (
+            ["a" * 300],
+            ["b"],
+            "A text of 301 tokens is longer than the context of 256. Cut it, or score it in windows.",
+        ),
+    ],
+)
+def test_choices_that_cannot_be_scored_are_refused(open_model, prompts, choices, message):
+    _, engine = open_model("llama")
+    with pytest.raises(InvalidInputError) as error:
+        engine.choose(prompts, choices)
+    assert str(error.value) == message
+
+
+def test_each_prompt_may_have_its_own_choices(open_model):
+    _, engine = open_model("llama")
+    together = engine.choose(["one ", "two "], [["a", "bc"], ["d"]])
+    assert together[0] == pytest.approx(engine.choose(["one "], ["a", "bc"])[0], abs=1e-5)
+    assert together[1] == pytest.approx(engine.choose(["two "], ["d"])[0], abs=1e-5)
+
+
+def test_scoring_nothing_or_single_tokens_gives_empty_lists(open_model):
+    _, engine = open_model("llama")
+    assert engine.score([]) == []
+    assert engine.score([[9], [9, 10]])[0] == []
+    assert engine.choose([], ["a"]) == []
+
+
+def test_unknown_settings_are_refused_with_what_was_meant():
+    with pytest.raises(InvalidInputError, match=r"unknown key 'max_batch_token'\. Did you mean 'max_batch_tokens'\?"):
+        EngineSettings.parse({"max_batch_token": 3}, "engine_config")
