@@ -26,7 +26,10 @@ class GenerationStream(Protocol):
     """The answer to one request, while it is made."""
 
     def __iter__(self) -> Iterator[TokenEvent]:
-        """Token events until the answer is finished; raises what `result` raises."""
+        """Token events until the answer is finished; raises what `result` raises.
+
+        The texts of all events are the text of the result: what was held back comes with the last one.
+        """
 
     def cancel(self) -> None:
         """End the request and free its slot within one step; harmless when it is finished."""
@@ -48,6 +51,13 @@ class GenerationEngine(Protocol):
     @property
     def tokenizer(self) -> Any:
         """The tokenizer, with its chat template; read only."""
+
+    def check(self, request: GenerationRequest) -> None:
+        """Raise what `submit` would raise for the request itself, and queue nothing.
+
+        Raises:
+            InvalidInputError: The request could harm the shared batch, or can never fit.
+        """
 
     def submit(self, request: GenerationRequest) -> GenerationStream:
         """Queue a request.

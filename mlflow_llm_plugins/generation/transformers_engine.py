@@ -56,6 +56,10 @@ class TransformersEngine:
         """The tokenizer; read only."""
         return self._tokenizer
 
+    def check(self, request: GenerationRequest) -> None:
+        """Raise if the request cannot be admitted; see `GenerationEngine.check`."""
+        self._admission.admit(request)
+
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queue a request; see `GenerationEngine.submit`."""
         stream = TokenStream(

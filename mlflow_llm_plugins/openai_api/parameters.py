@@ -1,0 +1,157 @@
+"""What engines cannot do yet: parameters of requests and keys of a generation_config.
+
+A parameter that cannot be honoured is refused by name, never ignored, unless its value asks for what happens
+anyway. When an engine learns one, its row goes from here to where it is read.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
+from mlflow_llm_plugins.openai_api.fields import named, shown
+
+Neutral = tuple[Any, ...]  # the values of a parameter that ask for nothing; null always does
+
+UNSUPPORTED: dict[str, Neutral] = {
+    # what is returned
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "prompt_logprobs": (),
+    "echo": (False,),
+    "suffix": ("",),
+    "best_of": (1,),
+    "audio": (),
+    "modalities": ([], ["text"]),
+    # which tokens are drawn
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "no_repeat_ngram_size": (0,),
+    "typical_p": (1,),
+    "logit_bias": ({},),
+    "bad_words": ([],),
+    "allowed_token_ids": ([],),
+    "do_sample": (),
+    "num_beams": (1,),
+    "use_beam_search": (False,),
+    "length_penalty": (1,),
+    # when it ends
+    "min_tokens": (0,),
+    "min_new_tokens": (0,),
+    "max_length": (),
+    "ignore_eos": (False,),
+    "stop_token_ids": ([],),
+    # what it must look like
+    "response_format": ({}, {"type": "text"}),
+    "json_schema": ("", {}),
+    "regex": ("",),
+    "choice": ([],),
+    "grammar": ("",),
+    "structured_outputs": ({},),
+    "guided_json": ("", {}),
+    "guided_regex": ("",),
+    "guided_choice": ([],),
+    "guided_grammar": ("",),
+    # what the prompt is made of
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "documents": ([],),
+    "chat_template": (),
+    "continue_final_message": (False,),
+    "add_generation_prompt": (True,),
+    "truncate_prompt_tokens": (),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "web_search_options": (),
+}
+
+UNSUPPORTED_IN_CONFIG: dict[str, Neutral] = {
+    "repetition_penalty": (1,),
+    "encoder_repetition_penalty": (1,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "typical_p": (1,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "top_h": (),
+    "penalty_alpha": (),
+    "dola_layers": (),
+    "guidance_scale": (1,),
+    "watermarking_config": (),
+    "sequence_bias": ({}, []),
+    "bad_words_ids": ([],),
+    "force_words_ids": ([],),
+    "constraints": ([],),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "exponential_decay_length_penalty": (),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "max_time": (),
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "diversity_penalty": (0,),
+    "num_return_sequences": (1,),
+}
+
+# Sent by OpenAI's clients and others; the answer is the same with and without them.
+WITHOUT_EFFECT = frozenset(
+    {
+        "metadata",
+        "model",
+        "parallel_tool_calls",
+        "prediction",
+        "priority",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "request_id",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
+
+_NEAR = 0.85  # similarity from which an unknown name is taken for a misspelt one, not for somebody's extra field
+
+
+def check_parameters(raw: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse what cannot be honoured and what looks misspelt; other unknown fields are left alone.
+
+    Args:
+        raw: The request.
+        known: The fields that the caller reads.
+
+    Raises:
+        UnsupportedFeatureError: Names every parameter that this engine does not support.
+        InvalidInputError: A field that is nearly, but not quite, a parameter.
+    """
+    refused = {name: raw[name] for name in UNSUPPORTED if name in raw and not is_neutral(raw[name], UNSUPPORTED[name])}
+    if refused:
+        raise UnsupportedFeatureError(
+            f"{named(refused)} {'is' if len(refused) == 1 else 'are'} not supported by this engine; "
+            f"leave {'it' if len(refused) == 1 else 'them'} out."
+        )
+    for name in sorted(raw.keys() - set(known) - UNSUPPORTED.keys() - WITHOUT_EFFECT):
+        _refuse_misspelt(name, {*known, *UNSUPPORTED})
+
+
+def is_neutral(value: object, neutral: Neutral) -> bool:
+    """Whether the value asks for nothing."""
+    if value is None:
+        return True
+    # False == 0 in Python, but logprobs=0 asks for something and logprobs=False does not.
+    return any(value == asks and isinstance(value, bool) == isinstance(asks, bool) for asks in neutral)
+
+
+def _refuse_misspelt(name: str, parameters: Collection[str]) -> None:
+    plain = name.lower().replace("-", "_")
+    if near := difflib.get_close_matches(plain, parameters, n=1, cutoff=_NEAR):
+        raise InvalidInputError(f"Unknown field {shown(name)}. Did you mean {near[0]!r}?")

@@ -1,0 +1,45 @@
+"""Rows, chats and raw prompts to token ids, by the task and templates of an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_llm_plugins import openai_api
+from mlflow_llm_plugins.quantized_llm.inputs import Row
+from mlflow_llm_plugins.quantized_llm.record import Task
+from mlflow_llm_plugins.quantized_llm.template import CHAT, PLACEHOLDER
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEncoder:
+    """What the artifact makes of the texts it gets; safe to use from many threads."""
+
+    tokenizer: Any
+    task: Task  # what a plain string means
+    prompt_template: str | None = None  # with "{prompt}" where the text goes
+    chat_template: str | None = None  # used instead of the tokenizer's
+
+    def row(self, row: Row) -> list[int]:
+        """A conversation; a string is a user's message where the task is chat, else a raw prompt."""
+        if not isinstance(row, str):
+            return self.chat(openai_api.parse_messages(row))
+        if self.task == CHAT:
+            return self.chat([{"role": "user", "content": self._in_template(row)}])
+        return self.raw(row)
+
+    def chat(
+        self, messages: Sequence[openai_api.Message], template_kwargs: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """A conversation as the chat template writes it."""
+        return openai_api.render_chat(self.tokenizer, messages, self.chat_template, template_kwargs)
+
+    def raw(self, prompt: openai_api.Prompt) -> list[int]:
+        """Text or ids without a chat template; the prompt template is for texts of the artifact's own task."""
+        if isinstance(prompt, str) and self.task != CHAT:
+            prompt = self._in_template(prompt)
+        return openai_api.encode_prompt(self.tokenizer, prompt)
+
+    def _in_template(self, text: str) -> str:
+        return self.prompt_template.replace(PLACEHOLDER, text) if self.prompt_template else text

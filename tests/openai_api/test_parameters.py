@@ -1,0 +1,95 @@
+"""Parameters that engines cannot honour are refused by name; those that change nothing pass."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
+from mlflow_llm_plugins.openai_api.parameters import UNSUPPORTED, WITHOUT_EFFECT, check_parameters
+
+KNOWN = ("temperature", "top_p", "max_tokens", "stop", "n")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("logprobs", True),
+        ("logprobs", 0),  # a completion's way to ask for the chosen token's
+        ("logprobs", 5),
+        ("top_logprobs", 3),
+        ("echo", True),
+        ("suffix", "}"),
+        ("best_of", 2),
+        ("modalities", ["text", "audio"]),
+        ("audio", {"voice": "alloy"}),
+        ("frequency_penalty", 0.5),
+        ("presence_penalty", -1),
+        ("repetition_penalty", 1.1),
+        ("logit_bias", {"50256": -100}),
+        ("response_format", {"type": "json_object"}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
+        ("json_schema", '{"type": "object"}'),
+        ("regex", "[a-z]+"),
+        ("choice", ["yes", "no"]),
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "required"),
+        ("do_sample", True),
+        ("ignore_eos", True),
+        ("chat_template", "{{ messages }}"),
+    ],
+)
+def test_a_parameter_that_cannot_be_honoured_is_refused_by_name(name, value):
+    with pytest.raises(UnsupportedFeatureError) as refusal:
+        check_parameters({name: value}, KNOWN)
+    assert f"{name}=" in str(refusal.value)
+    assert "is not supported by this engine; leave it out" in str(refusal.value)
+
+
+def test_all_refused_parameters_stand_in_one_message():
+    with pytest.raises(UnsupportedFeatureError) as refusal:
+        check_parameters({"logprobs": True, "echo": True, "temperature": 1}, KNOWN)
+    assert str(refusal.value) == "logprobs=True, echo=True are not supported by this engine; leave them out."
+
+
+@pytest.mark.parametrize(
+    "neutral",
+    [
+        {"logprobs": False, "top_logprobs": 0, "echo": False, "suffix": "", "best_of": 1},
+        {"frequency_penalty": 0, "presence_penalty": 0.0, "repetition_penalty": 1.0, "logit_bias": {}},
+        {"response_format": {"type": "text"}, "json_schema": "", "regex": "", "choice": []},
+        {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "modalities": ["text"]},
+        dict.fromkeys(UNSUPPORTED),
+    ],
+)
+def test_values_that_ask_for_what_happens_anyway_pass(neutral):
+    assert check_parameters(neutral, KNOWN) is None
+
+
+@given(st.sampled_from(sorted(WITHOUT_EFFECT)), st.text() | st.integers() | st.booleans())
+def test_fields_without_effect_are_accepted_with_any_value(name, value):
+    assert check_parameters({name: value}, KNOWN) is None
+
+
+@pytest.mark.parametrize("name", ["x_internal_id", "custom_inputs", "conversation_id", "extra", "tag", ""])
+def test_a_field_of_somebody_else_is_left_alone(name):
+    assert check_parameters({name: 1}, KNOWN) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("temprature", "temperature"),
+        ("Temperature", "temperature"),
+        ("max_token", "max_tokens"),
+        ("maxTokens", "max_tokens"),
+        ("top-p", "top_p"),
+        ("stops", "stop"),
+        ("logprob", "logprobs"),
+    ],
+)
+def test_a_misspelt_parameter_is_refused_with_what_was_meant(written, meant):
+    with pytest.raises(InvalidInputError) as refusal:
+        check_parameters({written: 1}, KNOWN)
+    assert str(refusal.value) == f"Unknown field {written!r}. Did you mean {meant!r}?"
