@@ -11,14 +11,14 @@ VERSION = re.search(
 ).group(1)
 
 TORCH = [
-    "torch>=2.6",
+    "torch>=2.13",
     "transformers>=5.20,<6",
     "accelerate>=1.1",
     "bitsandbytes>=0.48",
     "peft>=0.18",
     "llguidance>=1.3",
 ]
-TEST = ["pytest>=8", "pytest-timeout", "hypothesis", "httpx", "rich", "tqdm"]
+TEST = ["pytest>=8", "pytest-timeout", "hypothesis", "httpx", "openai", "rich", "tqdm"]
 
 setup(
     name="mlflow-llm-plugins",
@@ -31,7 +31,7 @@ setup(
     packages=find_packages(include=["mlflow_llm_plugins*"]),
     package_data={"mlflow_llm_plugins": ["py.typed"]},
     python_requires=">=3.10",
-    install_requires=["mlflow>=3.11,<4", "pydantic>=2", "psutil>=5.9", "packaging"],
+    install_requires=["mlflow>=3.11.1,<4", "pydantic>=2", "psutil>=5.9.8", "packaging"],
     extras_require={
         "torch": TORCH,
         "all": [*TORCH, "rich", "tqdm", "nvidia-ml-py"],
