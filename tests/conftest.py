@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,19 +17,20 @@ os.environ["DO_NOT_TRACK"] = "true"
 import psutil
 import pytest
 
-TINY_LLAMA_STEPS = 40
-SECONDS_TO_EXIT = 5.0  # what a child process may take after the last test closed it
+TINY_LLAMA_STEPS = 60
+SECONDS_TO_EXIT = 5.0  # what a process may take after the last test closed it
+SESSION_MARK = "MLFLOW_LLM_TEST_SESSION"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_left_behind() -> Iterator[None]:
-    """Fail the session when a test leaves a child process running."""
-    before = set(psutil.Process().children(recursive=True))
+    """Fail the session when a test leaves a process running, also one whose parent is gone."""
+    mark = os.environ[SESSION_MARK] = str(uuid.uuid4())  # inherited by all that tests start
     yield
-    started = [child for child in psutil.Process().children(recursive=True) if child not in before]
-    _, running = psutil.wait_procs([c for c in started if not _is_resource_tracker(c)], SECONDS_TO_EXIT)
+    started = [process for process in psutil.process_iter() if _is_left_over(process, mark)]
+    _, running = psutil.wait_procs(started, SECONDS_TO_EXIT)
     if running:
-        pytest.fail("tests left processes running: " + "; ".join(_describe(child) for child in running))
+        pytest.fail("tests left processes running: " + "; ".join(_describe(process) for process in running))
 
 
 @pytest.fixture(scope="session")
@@ -82,9 +84,19 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def _is_left_over(process: psutil.Process, mark: str) -> bool:
+    """Whether a test started it; a fork does not show the mark, and an orphan no longer descends from us."""
+    ours = psutil.Process()
+    try:
+        started_here = process.environ().get(SESSION_MARK) == mark or ours in process.parents()
+        return started_here and process != ours and not _is_resource_tracker(process)
+    except psutil.Error:  # another user's, or ended meanwhile
+        return False
+
+
 def _is_resource_tracker(process: psutil.Process) -> bool:
     """Python's own helper, which lives as long as the interpreter that used multiprocessing."""
-    return "multiprocessing.resource_tracker" in _describe(process)
+    return any("multiprocessing.resource_tracker" in argument for argument in process.cmdline())
 
 
 def _describe(process: psutil.Process) -> str:

@@ -63,15 +63,11 @@ KINDS = {
         "OPTConfig",
         {**_ATTENTION, "ffn_dim": 128, "word_embed_proj_dim": HIDDEN_SIZE, "tie_word_embeddings": False},
     ),
-    "mistral_sliding": _Kind(
-        "MistralForCausalLM", "MistralConfig", {**_LLAMA_LIKE, "sliding_window": SLIDING_WINDOW}
-    ),
+    "mistral_sliding": _Kind("MistralForCausalLM", "MistralConfig", {**_LLAMA_LIKE, "sliding_window": SLIDING_WINDOW}),
     "gemma2": _Kind("Gemma2ForCausalLM", "Gemma2Config", {**_SLIDING, "query_pre_attn_scalar": 16}),
     "gemma3": _Kind("Gemma3ForCausalLM", "Gemma3TextConfig", {**_SLIDING, "query_pre_attn_scalar": 16}),
     "mixtral": _Kind("MixtralForCausalLM", "MixtralConfig", {**_LLAMA_LIKE, **_EXPERTS, "sliding_window": None}),
-    "phi3": _Kind(
-        "Phi3ForCausalLM", "Phi3Config", {**_LLAMA_LIKE, "original_max_position_embeddings": MAX_LENGTH}
-    ),
+    "phi3": _Kind("Phi3ForCausalLM", "Phi3Config", {**_LLAMA_LIKE, "original_max_position_embeddings": MAX_LENGTH}),
     "gpt_oss": _Kind("GptOssForCausalLM", "GptOssConfig", {**_SLIDING, **_EXPERTS}),
     "bloom": _Kind(
         "BloomForCausalLM",
@@ -125,8 +121,10 @@ def random_model(kind: str, seed: int = 0, **config_overrides: Any) -> PreTraine
     """
     row = KINDS[kind]
     config = getattr(transformers, row.config_class)(**{**_IDS, **row.config, **config_overrides})
-    model = getattr(transformers, row.model_class)(config).eval()
-    _randomize(model, torch.Generator().manual_seed(seed))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = getattr(transformers, row.model_class)(config).eval()
+        _randomize(model)
     _silence_special_tokens(model)
     return model
 
@@ -155,9 +153,7 @@ def byte_tokenizer(model_vocab: int = VOCAB_SIZE) -> PreTrainedTokenizerFast:
     )
 
 
-def save_checkpoint(
-    path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None = None
-) -> Path:
+def save_checkpoint(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
     """Write a checkpoint directory (safetensors) as transformers does, and return it."""
     model.save_pretrained(path)
     if tokenizer is not None:
@@ -166,12 +162,12 @@ def save_checkpoint(
 
 
 @torch.no_grad()
-def _randomize(model: PreTrainedModel, generator: torch.Generator) -> None:
+def _randomize(model: PreTrainedModel) -> None:
     embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     for name, parameter in model.named_parameters():
         if "A_log" in name:  # the decay rates of a state-space layer are no matrix
             continue
-        noise = torch.randn(parameter.shape, generator=generator)
+        noise = torch.randn(parameter.shape)
         if parameter.ndim == 1:  # gains of norms and biases: near where they were
             parameter.add_(0.1 * noise)
         elif id(parameter) in embeddings:

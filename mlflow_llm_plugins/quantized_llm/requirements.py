@@ -1,0 +1,76 @@
+"""What an artifact needs to be loaded elsewhere: pinned from what is installed here, never by running the model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+import mlflow_llm_plugins
+from mlflow_llm_plugins.quantized_llm.quantization import PACKAGES
+from mlflow_llm_plugins.quantized_llm.record import FlavorRecord
+
+DISTRIBUTION = "mlflow-llm-plugins"
+CONDA_FILE, PYTHON_ENV_FILE, REQUIREMENTS_FILE = "conda.yaml", "python_env.yaml", "requirements.txt"
+# What the transformers engine runs on. No torchvision: a text model never needs it.
+ENGINE_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate")
+
+
+def library_versions(quant_method: str | None) -> dict[str, str]:
+    """Installed versions of what loads the artifact, without local labels such as "+cpu"."""
+    packages = dict.fromkeys((*ENGINE_PACKAGES, *_distributions(quant_method)))
+    found = {name: _installed_version(name) for name in packages}
+    return {DISTRIBUTION: mlflow_llm_plugins.__version__} | {name: v for name, v in found.items() if v is not None}
+
+
+def default_requirements(record: FlavorRecord) -> list[str]:
+    """Pinned requirements, mlflow first."""
+    from mlflow import __version__ as mlflow_version
+
+    versions = dict(record.library_versions)
+    own = versions.pop(DISTRIBUTION)
+    pinned = [f"{name}=={version}" for name, version in versions.items()]
+    return [f"mlflow=={mlflow_version}", f"{DISTRIBUTION}[torch]=={own}", *sorted(pinned)]
+
+
+def write_environment(
+    path: Path,
+    defaults: Sequence[str],
+    conda_env: str | dict[str, Any] | None,
+    pip_requirements: str | list[str] | None,
+    extra_pip_requirements: str | list[str] | None,
+) -> None:
+    """Write conda.yaml, python_env.yaml and requirements.txt as MLflow's own flavors do."""
+    from mlflow.utils.environment import (
+        _CONSTRAINTS_FILE_NAME,
+        _process_conda_env,
+        _process_pip_requirements,
+        _PythonEnv,
+    )
+    from mlflow.utils.yaml_utils import write_yaml
+
+    if conda_env is None:
+        environment, requirements, constraints = _process_pip_requirements(
+            list(defaults), pip_requirements, extra_pip_requirements
+        )
+    else:
+        environment, requirements, constraints = _process_conda_env(conda_env)
+    write_yaml(str(path), CONDA_FILE, environment, overwrite=True)
+    (path / REQUIREMENTS_FILE).write_text("\n".join(requirements), encoding="utf-8")
+    if constraints:
+        (path / _CONSTRAINTS_FILE_NAME).write_text("\n".join(constraints), encoding="utf-8")
+    _PythonEnv.current().to_yaml(str(path / PYTHON_ENV_FILE))
+
+
+def _distributions(quant_method: str | None) -> list[str]:
+    return [module.replace("_", "-").replace(".", "-") for module in PACKAGES.get(quant_method or "", ())]
+
+
+def _installed_version(distribution: str) -> str | None:
+    try:
+        return Version(importlib.metadata.version(distribution)).public
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,253 @@
+"""What an artifact consists of."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import yaml
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+from mlflow_llm_plugins import __version__, quantized_llm
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    return tmp_path / "artifact"
+
+
+def section(artifact: Path) -> dict[str, Any]:
+    found: dict[str, Any] = Model.load(str(artifact)).flavors["quantized_llm"]
+    return found
+
+
+def refusal(*arguments: Any, **keywords: Any) -> str:
+    with pytest.raises(MlflowException) as caught:
+        quantized_llm.save_model(*arguments, **keywords)
+    return caught.value.message
+
+
+def test_section_says_what_was_saved(checkpoints: Callable[[str], Path], artifact: Path, llama: Any) -> None:
+    quantized_llm.save_model(checkpoints("bfloat16"), artifact, quantization="nf4")
+
+    found = section(artifact)
+    assert found["format_version"] == 1
+    assert found["task"] == "llm/v1/chat"
+    assert found["weights"] == {"location": "artifact", "source": "model", "commit": None}
+    assert found["architecture"] == "LlamaForCausalLM"
+    assert found["dtype"] == "bfloat16"
+    assert found["parameters"] == llama.num_parameters()
+    assert found["weight_bytes"] == (artifact / "model/model.safetensors").stat().st_size
+    assert found["base_model"] == str(checkpoints("bfloat16"))
+    assert found["trust_remote_code"] is False
+    assert re.fullmatch("[0-9a-f]{64}", found["chat_template_sha256"])
+    assert found["library_versions"]["mlflow-llm-plugins"] == __version__
+    assert {"torch", "transformers", "bitsandbytes"} <= set(found["library_versions"])
+    quantization = found["quantization"]
+    config = quantization.pop("config")
+    assert quantization == {
+        "method": "nf4",
+        "bits": 4,
+        "quant_type": "nf4",
+        "compute_dtype": "bfloat16",
+        "double_quant": False,
+        "applied": "when saved",
+    }
+    assert config == json.loads((artifact / "model/config.json").read_text())["quantization_config"]
+
+
+def test_pyfunc_part_lets_mlflow_find_and_configure_the_flavor(checkpoint: Path, artifact: Path) -> None:
+    quantized_llm.save_model(checkpoint, artifact, engine_config={"max_new_tokens": 9})
+
+    model = Model.load(str(artifact))
+    pyfunc = model.flavors["python_function"]
+    assert pyfunc["loader_module"] == "mlflow_llm_plugins.quantized_llm"
+    assert pyfunc["streamable"] is True
+    assert pyfunc["config"]["max_new_tokens"] == 9
+    assert pyfunc["config"]["quantization"] is None
+    assert model.metadata == {"task": "llm/v1/chat"}
+    assert model.signature.inputs is None
+    assert model.model_size_bytes >= (checkpoint / "model.safetensors").stat().st_size
+
+
+def test_only_what_loading_needs_is_copied(checkpoint: Path, tmp_path: Path, artifact: Path) -> None:
+    copied = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    for name in ("pytorch_model.bin", "model.gguf", "modeling_custom.py", "optimizer.pt", "consolidated.safetensors"):
+        (copied / name).write_bytes(b"x")
+    for name in ("original", "onnx"):
+        shutil.copytree(checkpoint, copied / name)
+    (copied / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Card")
+    (copied / "LICENSE").write_text("Apache License")
+
+    quantized_llm.save_model(copied, artifact)
+
+    assert sorted(file.name for file in (artifact / "model").iterdir()) == [
+        "LICENSE",
+        "README.md",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert section(artifact)["license"] == "apache-2.0"
+
+
+def test_reference_leaves_the_weights_where_they_are(checkpoint: Path, artifact: Path) -> None:
+    quantized_llm.save_model(checkpoint, artifact, quantization="int8", save_pretrained=False)
+
+    assert not list(artifact.rglob("*.safetensors"))
+    found = section(artifact)
+    assert found["weights"] == {"location": "path", "source": str(checkpoint), "commit": None}
+    assert found["weight_bytes"] == (checkpoint / "model.safetensors").stat().st_size
+    assert found["quantization"]["applied"] == "when loaded"
+
+
+def test_requirements_are_pinned_and_complete(checkpoint: Path, artifact: Path) -> None:
+    quantized_llm.save_model(checkpoint, artifact, quantization="nf4")
+
+    requirements = (artifact / "requirements.txt").read_text().splitlines()
+    assert requirements[:2] == [f"mlflow=={mlflow.__version__}", f"mlflow-llm-plugins[torch]=={__version__}"]
+    assert all(re.fullmatch(r"[\w\-\[\]]+==[\w.]+", line) for line in requirements), "a pin, without a local label"
+    names = {line.partition("==")[0] for line in requirements}
+    assert {"torch", "transformers", "accelerate", "tokenizers", "safetensors", "bitsandbytes"} <= names
+    assert "torchvision" not in names
+    conda = yaml.safe_load((artifact / "conda.yaml").read_text())
+    assert conda["dependencies"][-1]["pip"] == requirements
+    python = yaml.safe_load((artifact / "python_env.yaml").read_text())
+    assert python["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert python["dependencies"] == ["-r requirements.txt"]
+
+
+def test_requirements_can_be_extended_or_replaced(checkpoint: Path, tmp_path: Path) -> None:
+    quantized_llm.save_model(checkpoint, tmp_path / "a", extra_pip_requirements=["rich==14.0.0"])
+    quantized_llm.save_model(checkpoint, tmp_path / "b", pip_requirements=["rich==14.0.0"])
+    quantized_llm.save_model(checkpoint, tmp_path / "c", conda_env={"dependencies": [{"pip": ["rich==14.0.0"]}]})
+
+    extended, replaced, conda = ((tmp_path / name / "requirements.txt").read_text().splitlines() for name in "abc")
+    assert "rich==14.0.0" in extended
+    assert any(line.startswith("torch==") for line in extended)
+    assert replaced == conda == [f"mlflow=={mlflow.__version__}", "rich==14.0.0"]
+
+
+def test_two_ways_to_give_requirements_are_refused(checkpoint: Path, artifact: Path) -> None:
+    with pytest.raises(ValueError, match="Only one of `conda_env`, `pip_requirements`"):
+        quantized_llm.save_model(checkpoint, artifact, pip_requirements=["a"], extra_pip_requirements=["b"])
+
+
+def test_code_paths_are_stored_and_imported_at_load(
+    checkpoint: Path, tmp_path: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "companion_of_the_model.py").write_text("ANSWER = 42")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    quantized_llm.save_model(checkpoint, artifact, code_paths=[str(tmp_path / "companion_of_the_model.py")])
+    quantized_llm.load_model(str(artifact), return_type="model")
+
+    import companion_of_the_model
+
+    assert companion_of_the_model.ANSWER == 42
+    assert Model.load(str(artifact)).flavors["python_function"]["code"] == "code"
+
+
+def test_templates_and_request_defaults_are_stored(checkpoint: Path, artifact: Path) -> None:
+    quantized_llm.save_model(
+        checkpoint,
+        artifact,
+        chat_template="{% for message in messages %}{{ message.content }}{% endfor %}",
+        prompt_template="Q: {prompt} A:",
+        generation_config={"temperature": 0.5, "max_new_tokens": 5},
+    )
+
+    loaded = quantized_llm.load_model(str(artifact), return_type="components")
+    chat = [{"role": "user", "content": "Hi"}]
+    assert loaded["tokenizer"].apply_chat_template(chat, tokenize=False) == "Hi"
+    assert loaded["model"].generation_config.temperature == 0.5
+    assert loaded["model"].generation_config.max_new_tokens == 5
+    assert section(artifact)["prompt_template"] == "Q: {prompt} A:"
+    assert section(artifact)["generation_config"] == {"do_sample": True, "temperature": 0.5, "max_new_tokens": 5}
+
+
+def test_tokenizer_without_a_chat_template_makes_a_completions_model(
+    llama: Any, tokenizer: Any, artifact: Path, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer/chat_template.jinja").unlink()
+
+    quantized_llm.save_model(llama, artifact, tokenizer=tmp_path / "tokenizer")
+
+    assert section(artifact)["task"] == "llm/v1/completions"
+    assert section(artifact)["chat_template_sha256"] is None
+
+
+def test_input_example_and_metadata_are_stored(checkpoint: Path, artifact: Path) -> None:
+    quantized_llm.save_model(checkpoint, artifact, input_example="Hello", metadata={"team": "search"})
+
+    model = Model.load(str(artifact))
+    assert model.load_input_example(str(artifact)) is not None
+    assert model.metadata == {"team": "search", "task": "llm/v1/chat"}
+
+
+def test_failed_save_leaves_an_empty_target(checkpoint: Path, tmp_path: Path, artifact: Path) -> None:
+    copied = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    (copied / "model.safetensors").write_bytes(b"")
+
+    refusal(copied, artifact)
+    quantized_llm.save_model(checkpoint, artifact)
+
+    assert (artifact / "MLmodel").is_file()
+
+
+def test_target_that_is_not_empty_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    assert "already exists and is not empty" in refusal(checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"quantization": "nf5"}, "Unknown quantization 'nf5'. Did you mean 'nf4'?"),
+        ({"task": "chat"}, "Unknown task 'chat'."),
+        ({"prompt_template": "x"}, "prompt_template must contain '{prompt}' exactly once, got 'x'."),
+        ({"bundle_plugin": True}, "bundle_plugin=True is not supported by this release. Leave it at 'auto'"),
+        ({"bundle_plugin": "yes"}, "bundle_plugin must be 'auto', True or False, got 'yes'."),
+        ({"engine_config": {"threads": 1}}, "engine_config: unknown key 'threads'."),
+        ({"signature": 3}, "signature must be None, 'chat', 'completions' or a ModelSignature"),
+        (
+            {"quantization": "nf4", "engine_config": {"quantization": "int8"}},
+            "quantization='nf4', and engine_config has quantization='int8' for when the model is loaded.",
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_written(
+    checkpoint: Path, artifact: Path, arguments: dict[str, Any], message: str
+) -> None:
+    assert message in refusal(checkpoint, artifact, **arguments)
+    assert not artifact.exists()
+
+
+def test_quantizing_a_quantized_checkpoint_is_refused(checkpoint: Path, tmp_path: Path, artifact: Path) -> None:
+    quantized_llm.save_model(checkpoint, artifact, quantization="nf4")
+
+    assert "quantization='int8', but the weights are quantized with 'nf4' already." in refusal(
+        artifact / "model", tmp_path / "again", quantization="int8"
+    )
+
+
+def test_method_for_loading_is_recorded_without_quantizing(checkpoint: Path, artifact: Path) -> None:
+    quantized_llm.save_model(checkpoint, artifact, engine_config={"quantization": "nf4"})
+
+    assert (artifact / "model/model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+    assert section(artifact)["quantization"]["applied"] == "when loaded"
+    loaded = quantized_llm.load_model(str(artifact), return_type="model")
+    assert type(loaded.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
