@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-# Before anything imports mlflow or huggingface_hub: both read these when they are imported.
+# Before anything imports mlflow or huggingface_hub, which read these when they are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_MODEL_CATALOG_URI"] = ""  # judges download a catalog of models otherwise
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
+# `mlflow models serve` starts `uvicorn` by name: found also where this environment is not activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+# Before torch: threads that wait by spinning make a shared machine three times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import psutil
 import pytest

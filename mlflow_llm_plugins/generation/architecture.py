@@ -31,8 +31,8 @@ def why_not_paged(model: Any) -> str | None:
     if not getattr(model, "_supports_attention_backend", False):
         return f"{type(model).__name__} does not use transformers' attention interface"
     devices = {str(device) for device in (getattr(model, "hf_device_map", None) or {}).values()}
-    if len(devices) > 1:
-        return f"it is spread over several devices ({', '.join(sorted(devices))})"
+    if len(devices) > 1 or "disk" in devices:
+        return f"its weights are spread over {', '.join(sorted(devices))}"
     return None
 
 
@@ -44,6 +44,13 @@ def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
         if ids is not None:
             return frozenset([ids] if isinstance(ids, int) else ids)
     return frozenset()
+
+
+def input_device(model: Any) -> torch.device:
+    """Where token ids must be: a model that is wholly on disk says "meta", and runs where accelerate brings it."""
+    if model.device.type != "meta":
+        return torch.device(model.device)
+    return torch.device(getattr(getattr(model, "_hf_hook", None), "execution_device", None) or "cpu")
 
 
 def vocabulary_size(model: Any) -> int:

@@ -18,6 +18,7 @@ from transformers.generation.logits_process import LogitsProcessor, LogitsProces
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 
 from mlflow_llm_plugins.errors import GenerationError
+from mlflow_llm_plugins.generation.architecture import input_device
 from mlflow_llm_plugins.generation.sampling import SamplingPlan, pick
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.generation.stream import TokenStream
@@ -121,8 +122,8 @@ class _Group:
         ids, mask = _left_pad([stream.request.prompt_ids for stream in self._streams])
         with torch.no_grad():
             self._model.generate(
-                input_ids=ids.to(self._model.device),
-                attention_mask=mask.to(self._model.device),
+                input_ids=ids.to(input_device(self._model)),
+                attention_mask=mask.to(input_device(self._model)),
                 generation_config=GenerationConfig(
                     do_sample=False,
                     max_new_tokens=max(stream.request.max_new_tokens for stream in self._streams),

@@ -13,6 +13,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import DynamicCache
 
+from mlflow_llm_plugins.generation.architecture import input_device
+
 _BATCH_TOKENS = 2048  # padded tokens of one forward pass
 _HEAD_POSITIONS = 256  # positions whose logits exist at once: [256, vocab] floats, never [length, vocab]
 
@@ -99,7 +101,7 @@ class Scorer:
     def _prefill(self, prefix: list[int]) -> DynamicCache:
         cache = DynamicCache(config=self._model.config)
         if prefix:
-            ids = torch.tensor([prefix], device=self._model.device)
+            ids = torch.tensor([prefix], device=input_device(self._model))
             self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return cache
 
@@ -164,7 +166,7 @@ class Scorer:
         tensors = [torch.tensor(row) for row in rows]
         ids = pad_sequence(tensors, batch_first=True)
         mask = pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True)
-        return ids.to(self._model.device), mask.to(self._model.device)
+        return ids.to(input_device(self._model)), mask.to(input_device(self._model))
 
     def _find_sliced_head(self) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor]] | None:
         """The body and the output layer, if one after the other they are the whole model.
@@ -175,7 +177,7 @@ class Scorer:
         if head is None or base is self._model:
             return None
         vocab = self._model.get_input_embeddings().weight.shape[0]
-        ids = torch.arange(4, device=self._model.device)[None] % vocab
+        ids = torch.arange(4, device=input_device(self._model))[None] % vocab
         with torch.no_grad():
             hidden = getattr(base(input_ids=ids, use_cache=False), "last_hidden_state", None)
             whole = self._model(input_ids=ids, use_cache=False).logits

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from mlflow_llm_plugins.errors import HardwareError
+from mlflow_llm_plugins.generation.architecture import input_device
+
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
@@ -27,9 +30,16 @@ def inspect_cache(model: Any) -> CacheShape:
 
     It also initialises what layers build at their first call, which two models that share weights must not do
     at the same time.
+
+    Raises:
+        HardwareError: The model cannot run here at all, for example for want of a kernel for a layer's shape.
     """
-    with torch.no_grad():
-        cache = getattr(model(input_ids=_one_token(model), use_cache=True), "past_key_values", None)
+    try:
+        with torch.no_grad():
+            output = model(input_ids=_one_token(model), use_cache=True)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        raise HardwareError(f"{type(model).__name__} cannot run on {input_device(model)}: {error}") from error
+    cache = getattr(output, "past_key_values", None)
     layers = list(getattr(cache, "layers", ()))
     tensors = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
     return CacheShape(
@@ -50,4 +60,4 @@ def make_twin(model: Any) -> Any:
 
 
 def _one_token(model: Any) -> torch.Tensor:
-    return torch.zeros((1, 1), dtype=torch.long, device=model.device)
+    return torch.zeros((1, 1), dtype=torch.long, device=input_device(model))

@@ -101,6 +101,16 @@ def check_causal(config: Mapping[str, Any], name: str) -> None:
         raise CheckpointError(f"{name} is {kind}, not a causal language model. {_NEEDS_CAUSAL}")
 
 
+def needs_own_code(config: Mapping[str, Any]) -> bool:
+    """Whether transformers does not know the model, and Python files beside it do."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return (
+        "AutoModelForCausalLM" in (config.get("auto_map") or {})
+        and config.get("model_type") not in CONFIG_MAPPING_NAMES
+    )
+
+
 def has_weights(folder: Path) -> bool:
     """Whether all safetensors files are in the folder; of a repository in the cache they may be missing."""
     if (folder / WEIGHTS_FILE).is_file():

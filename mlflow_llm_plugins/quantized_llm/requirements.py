@@ -46,18 +46,24 @@ def write_environment(
     """Write conda.yaml, python_env.yaml and requirements.txt as MLflow's own flavors do."""
     from mlflow.utils.environment import (
         _CONSTRAINTS_FILE_NAME,
+        _lock_requirements,
+        _mlflow_conda_env,
         _process_conda_env,
         _process_pip_requirements,
         _PythonEnv,
     )
     from mlflow.utils.yaml_utils import write_yaml
 
-    if conda_env is None:
+    constraints: list[str] = []
+    if conda_env is not None:
+        environment, requirements, constraints = _process_conda_env(conda_env)
+    elif pip_requirements is not None or extra_pip_requirements is not None:
         environment, requirements, constraints = _process_pip_requirements(
             list(defaults), pip_requirements, extra_pip_requirements
         )
-    else:
-        environment, requirements, constraints = _process_conda_env(conda_env)
+    else:  # pins of what is installed need no comparison with it, for which MLflow reads all of site-packages
+        requirements = _lock_requirements(list(defaults)) or list(defaults)
+        environment = _mlflow_conda_env(additional_pip_deps=requirements, install_mlflow=False)
     write_yaml(str(path), CONDA_FILE, environment, overwrite=True)
     (path / REQUIREMENTS_FILE).write_text("\n".join(requirements), encoding="utf-8")
     if constraints:

@@ -12,6 +12,7 @@ from mlflow.models import Model
 
 from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError, mlflow_errors
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
+from mlflow_llm_plugins.quantized_llm.handover import hand_over_weights
 from mlflow_llm_plugins.quantized_llm.plan import plan_save
 from mlflow_llm_plugins.quantized_llm.record import FLAVOR_NAME, MODEL_FOLDER, FlavorRecord
 from mlflow_llm_plugins.quantized_llm.requirements import (
@@ -117,6 +118,8 @@ def save_model(
         record = plan.write(path / MODEL_FOLDER, staged=staged).model_copy(update={"code": code})
         _describe(mlflow_model, path, record, plan.config, resolved_signature, input_example, metadata)
         write_environment(path, default_requirements(record), conda_env, pip_requirements, extra_pip_requirements)
+        if staged:
+            hand_over_weights(path / MODEL_FOLDER, mlflow_model)
 
 
 def _check_bundle(bundle_plugin: bool | str) -> None:

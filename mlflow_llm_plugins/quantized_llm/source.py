@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
+from mlflow_llm_plugins.errors import CheckpointError, InvalidInputError, UnsupportedFeatureError
 from mlflow_llm_plugins.quantized_llm import hub
 from mlflow_llm_plugins.quantized_llm.checkpoint import (
     Checkpoint,
     check_causal,
     config_dtype,
     has_weights,
+    needs_own_code,
     read_config,
 )
 from mlflow_llm_plugins.quantized_llm.hub import HubRepo
@@ -165,6 +166,11 @@ def _from_name(name: str, tokenizer: Any, revision: str | None, trust_remote_cod
 def _from_folder(folder: Path, repo: HubRepo | None, tokenizer: Any, trust_remote_code: bool) -> ModelSource:
     name = repo.repo_id if repo else str(folder)
     config = read_config(folder, name)
+    if not trust_remote_code and needs_own_code(config):
+        raise CheckpointError(
+            f"{name} has a {config.get('model_type')!r} model that only its own Python code knows. If you have read "
+            "that code, pass trust_remote_code=True, for a Hub id with a commit as revision."
+        )
     if tokenizer is None:
         tokenizer = load_tokenizer(folder, name=name, trust_remote_code=trust_remote_code)
     return ModelSource(config, tokenizer, folder=folder, repo=repo, trust_remote_code=trust_remote_code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,9 +17,12 @@ from mlflow_llm_plugins.quantized_llm.checkpoint import (
     INDEX_FILE,
     Checkpoint,
 )
+from mlflow_llm_plugins.quantized_llm.packed import savable
 from mlflow_llm_plugins.quantized_llm.quantization import Quantization
 from mlflow_llm_plugins.quantized_llm.repeated_warnings import say_once
 from mlflow_llm_plugins.quantized_llm.source import ModelSource
+
+BITSANDBYTES_WEIGHTS = {"Params4bit", "Int8Params"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,25 @@ def load_weights(
         arguments["quantization_config"] = quantization.to_transformers()
     try:
         # Only by from_pretrained: load_state_dict drops the state of 4-bit weights (bitsandbytes#1946).
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder, use_safetensors=True, trust_remote_code=trust_remote_code, **arguments
         )
     except OSError as error:
         raise CheckpointError(f"transformers cannot load {checkpoint.folder}: {error}") from error
+    if quantization is not None:
+        _check_quantized(model, quantization)
+    return model
+
+
+def _check_quantized(model: Any, quantization: Quantization) -> None:
+    """transformers replaces linear layers by their class and says nothing when it finds none (Falcon)."""
+    if quantization.config.get("quant_method") != "bitsandbytes":
+        return
+    if not any(type(parameter).__name__ in BITSANDBYTES_WEIGHTS for parameter in model.parameters()):
+        raise UnsupportedFeatureError(
+            f"quantization={quantization.method!r} changes no layer of {type(model).__name__}: bitsandbytes replaces "
+            "torch's own linear layers, and it has none. Log it as it is."
+        )
 
 
 def dequantize(model: Any) -> Any:
@@ -94,10 +110,7 @@ def dequantize(model: Any) -> Any:
 
 def write_model(model: Any, folder: Path) -> None:
     """Write a model in memory as safetensors; the model is not changed."""
-    detached = copy.copy(model)  # the same weights, but save_pretrained notes dtype and class in the configuration
-    detached.config = copy.deepcopy(model.config)
-    detached.generation_config = copy.deepcopy(model.generation_config)
-    detached.save_pretrained(folder)
+    savable(model).save_pretrained(folder)
 
 
 @contextmanager
@@ -116,7 +129,7 @@ def write_quantized(
 ) -> None:
     """Quantize a checkpoint layer by layer as it is read, and write the result."""
     model = load_weights(checkpoint, Placement(dtype=dtype), quantization, trust_remote_code)
-    model.save_pretrained(folder)
+    _save_pretrained(model, folder)
 
 
 def write_configuration(source: ModelSource, folder: Path) -> None:
@@ -153,6 +166,12 @@ def count_parameters(folder: Path, trust_remote_code: bool) -> int:
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     return int(skeleton.num_parameters())
+
+
+def _save_pretrained(model: Any, folder: Path) -> None:
+    model.save_pretrained(folder)
+    for file in folder.glob("*.safetensors"):  # safetensors 0.8 leaves them readable for their owner alone
+        file.chmod((folder / CONFIG_FILE).stat().st_mode)
 
 
 def _first_accelerator() -> str | None:

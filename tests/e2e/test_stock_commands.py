@@ -95,3 +95,24 @@ def test_models_serve_answers_every_payload_and_many_at_once(champion, expected,
         ]:
             assert words in post(payload, status=400)["message"]
         assert post(CHAT)["object"] == "chat.completion"
+
+
+def test_generate_dockerfile_finds_what_it_needs(champion, tmp_path):
+    command = ["models", "generate-dockerfile", "-m", champion, "-d", str(tmp_path / "docker")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow", *command], capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "FROM python:3." in (tmp_path / "docker" / "Dockerfile").read_text()  # not the fallback that builds Python
+    requirements = (tmp_path / "docker" / "model_dir" / "requirements.txt").read_text().splitlines()
+    named = {line.partition("==")[0] for line in requirements}
+    assert {"mlflow", "mlflow-llm-plugins[torch]", "torch", "transformers", "accelerate", "bitsandbytes"} <= named
+    assert all("==" in line and "+" not in line for line in requirements)
+    assert not any("torchvision" in line for line in requirements)
+
+
+def test_the_engine_stops_with_the_server_and_frees_its_port(champion, tmp_path):
+    port = free_port()
+    for _ in range(2):
+        with served(serve_command(champion, port), port, tmp_path / "serve.log") as client:
+            assert client.post("/invocations", json=CHAT).status_code == 200

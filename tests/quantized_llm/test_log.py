@@ -7,6 +7,7 @@ from typing import Any
 
 import mlflow
 import pytest
+import torch
 from mlflow.exceptions import MlflowException
 
 from mlflow_llm_plugins import quantized_llm
@@ -65,6 +66,21 @@ def test_weights_of_the_artifact_are_files_not_links(tracking: str, checkpoint: 
     assert path.is_file()
     assert not path.is_symlink()
     assert path.read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("registry", ["sqlite", "databricks-uc"])
+def test_weights_written_here_reach_the_artifact_store(
+    tracking: str, llama: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: str
+) -> None:
+    if registry != "sqlite":  # one that uploads what it finds in the folder
+        monkeypatch.setattr(mlflow, "get_registry_uri", lambda: registry)
+
+    info = quantized_llm.log_model(llama, name="chat", tokenizer=tokenizer)
+
+    path = Path(mlflow.artifacts.download_artifacts(info.model_uri)) / "model/model.safetensors"
+    assert path.stat().st_size == info.flavors["quantized_llm"]["weight_bytes"]
+    loaded = quantized_llm.load_model(info.model_uri, return_type="model")
+    assert all(map(torch.equal, loaded.parameters(), llama.parameters()))
 
 
 def test_model_is_not_loaded_again_for_the_input_example(

@@ -14,5 +14,5 @@ def test_an_int8_model_says_once_how_it_casts_its_inputs(tiny_llama, tmp_path, c
     model = getattr(loaded, "model", loaded) if return_type == "pipeline" else loaded
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            model(**{"input_ids": model.dummy_inputs["input_ids"] % 100})
+            model(input_ids=model.dummy_inputs["input_ids"] % 100)
     assert sum("inputs will be cast" in record.getMessage() for record in caplog.records) <= 1

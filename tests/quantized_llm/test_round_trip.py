@@ -121,6 +121,21 @@ def test_model_that_is_quantized_in_memory_stays_quantized(
     assert_same(quantized_llm.load_model(str(tmp_path / "artifact"), return_type="model"), model, token_ids)
 
 
+@pytest.mark.parametrize("double", [False, True], ids=["plain", "double"])
+def test_quantized_model_that_has_run_is_saved_as_it_answers(
+    checkpoint: Path, tokenizer: Any, tmp_path: Path, token_ids: torch.Tensor, double: bool
+) -> None:
+    model = quantized_directly(checkpoint, "nf4", "float32", bnb_4bit_use_double_quant=double)
+    with torch.no_grad():
+        before = model(token_ids).logits  # on some CPUs this rearranges the weights in place
+
+        quantized_llm.save_model(model, tmp_path / "artifact", tokenizer=tokenizer)
+
+        assert torch.equal(model(token_ids).logits, before)
+        loaded = quantized_llm.load_model(str(tmp_path / "artifact"), return_type="model")
+        assert torch.equal(loaded(token_ids).logits, before)
+
+
 @pytest.mark.parametrize("quantization", [None, "nf4"], ids=["kept", "asked_for_again"])
 def test_quantized_checkpoint_is_kept_as_it_is(
     checkpoint: Path, tokenizer: Any, tmp_path: Path, token_ids: torch.Tensor, quantization: str | None
