@@ -110,7 +110,7 @@ def dequantize(model: Any) -> Any:
 
 def write_model(model: Any, folder: Path) -> None:
     """Write a model in memory as safetensors; the model is not changed."""
-    savable(model).save_pretrained(folder)
+    _save_pretrained(savable(model), folder)
 
 
 @contextmanager
