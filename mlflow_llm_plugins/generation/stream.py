@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 from mlflow_llm_plugins.errors import (
@@ -53,7 +53,8 @@ class TokenStream:
         self._logprobs: list[float] = []
         self._events: queue.SimpleQueue[TokenEvent | None] = queue.SimpleQueue()
         self._output: Future[GenerationOutput] = Future()
-        self._ending = threading.Lock()
+        self._ended = False
+        self._ending = threading.Lock()  # of _ended
 
     # -- the engine's end ---------------------------------------------------------------------------------
 
@@ -78,16 +79,12 @@ class TokenStream:
 
     def fail(self, error: LLMError) -> None:
         """End the stream with an error; does nothing when it has ended."""
-        with self._ending:
-            if self.ended:
-                return
-            self._output.set_exception(error)
-        self._announce_end()
+        self._end(lambda: self._output.set_exception(error))
 
     @property
     def ended(self) -> bool:
-        """Whether the answer is complete or an error is set."""
-        return self._output.done()
+        """Whether the answer is complete or has failed; nothing is added any more."""
+        return self._ended
 
     @property
     def received(self) -> int:
@@ -108,13 +105,10 @@ class TokenStream:
 
     def result(self) -> GenerationOutput:
         """Wait for the whole answer, at most until the deadline."""
-        while True:
-            try:
-                return self._output.result(timeout=self._patience())
-            except TimeoutError:
-                if self.ended:
-                    return self._output.result()
-                self._end_if_hopeless()
+        while not self._output.done():
+            wait([self._output], timeout=self._patience())
+            self._end_if_hopeless()
+        return self._output.result()
 
     def _next_event(self) -> TokenEvent | None:
         while True:
@@ -148,11 +142,7 @@ class TokenStream:
             prompt_tokens=len(self.request.prompt_ids),
             finish_reason=reason,
         )
-        with self._ending:
-            if self.ended:
-                return
-            self._output.set_result(output)
-        self._announce_end()
+        self._end(lambda: self._output.set_result(output))
 
     def _expire(self) -> None:
         self.fail(
@@ -163,6 +153,12 @@ class TokenStream:
             )
         )
 
-    def _announce_end(self) -> None:
-        self._events.put(None)
+    def _end(self, publish: Callable[[], None]) -> None:
+        """Once: free the slot, so that whoever sees the end can submit again, then let the callers know."""
+        with self._ending:
+            if self._ended:
+                return
+            self._ended = True
         self._on_end(self)
+        publish()
+        self._events.put(None)
