@@ -33,4 +33,4 @@ def test_the_quickstart_goes_from_nothing_to_a_served_answer(own_model, tiny_lla
     ):
         assert words in done.stdout
     assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("│")] == ["fp32", "int8", "NF4"]
-    assert "MatMul8bitLt" not in done.stderr  # bitsandbytes warns at every product of every token
+    assert done.stderr.count("MatMul8bitLt") <= 1  # bitsandbytes would say it at every product of every token
