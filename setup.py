@@ -14,7 +14,7 @@ TORCH = [
     "torch>=2.13",
     "transformers>=5.20,<6",
     "accelerate>=1.1",
-    "bitsandbytes>=0.48",
+    "bitsandbytes>=0.49",
     "peft>=0.18",
     "llguidance>=1.3",
 ]

@@ -30,6 +30,7 @@ from mlflow_llm_plugins.generation.softcap import support_softcap
 from mlflow_llm_plugins.generation.stream import TokenStream
 from mlflow_llm_plugins.generation.threads import set_threads
 from mlflow_llm_plugins.generation.twin import CacheShape, inspect_cache, make_twin
+from mlflow_llm_plugins.generation.versions import warn_if_untested
 
 _logger = logging.getLogger(__name__)
 
@@ -133,6 +134,7 @@ class TransformersEngine:
 def open_continuous(model: Any, tokenizer: Any, settings: EngineSettings) -> TransformersEngine:
     """The engine on continuous batching where that is right for the model, else on padded `generate`."""
     refuse_other_tasks(model)
+    warn_if_untested()
     set_threads(settings.num_threads)
     shape = inspect_cache(model)
     twin = make_twin(model)
@@ -149,6 +151,7 @@ def open_continuous(model: Any, tokenizer: Any, settings: EngineSettings) -> Tra
 def open_padded(model: Any, tokenizer: Any, settings: EngineSettings) -> TransformersEngine:
     """The engine on padded `generate`, for any causal model."""
     refuse_other_tasks(model)
+    warn_if_untested()
     set_threads(settings.num_threads)
     scorer = Scorer(make_twin(model), can_branch=inspect_cache(model).is_plain_attention)
     admission = _admission(model, tokenizer, settings, cache_tokens=None)

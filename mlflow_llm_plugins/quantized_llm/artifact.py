@@ -22,6 +22,7 @@ from mlflow_llm_plugins.quantized_llm.quantization import (
     still_to_apply,
 )
 from mlflow_llm_plugins.quantized_llm.record import FLAVOR_NAME, MODEL_FOLDER, FlavorRecord
+from mlflow_llm_plugins.quantized_llm.requirements import require_engine_packages
 from mlflow_llm_plugins.quantized_llm.tokenizer import load_tokenizer
 from mlflow_llm_plugins.quantized_llm.weights import Placement, dequantize, load_weights
 
@@ -87,6 +88,7 @@ class Artifact:
         Raises:
             LLMError: The weights cannot be had, or not be quantized as asked for, or the code is not trusted.
         """
+        require_engine_packages()
         self._check_trust(trust_remote_code)
         folder = self.path / MODEL_FOLDER
         stored = of_checkpoint(read_config(folder))
@@ -130,7 +132,7 @@ class Artifact:
         if weights.location == "artifact":
             return Checkpoint.open(self.path / weights.source)
         if weights.location == "hub":
-            return hub.open_checkpoint(weights.source, weights.commit)
+            return hub.open_checkpoint(weights.source, weights.commit, code=self.record.trust_remote_code)
         if not Path(weights.source).is_dir():
             raise CheckpointError(
                 f"The artifact refers to weights in {weights.source}, which does not exist on this machine. "

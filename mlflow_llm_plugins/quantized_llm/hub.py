@@ -29,7 +29,6 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 DESCRIPTION_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "LICENCE*", "NOTICE*")
 CODE_PATTERN = "*.py"
 OTHER_FORMATS = ["original/*", "onnx/*", "openvino/*", "gguf/*"]  # folders with the same model once more
-_REPO_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,14 @@ class HubRepo:
 
 def is_repo_id(name: str) -> bool:
     """Whether the string has the form of a Hub id: "name" or "organisation/name"."""
-    return bool(_REPO_ID.fullmatch(name)) and not name.startswith((".", "-")) and "--" not in name
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def download_description(repo_id: str, revision: str | None, *, code: bool = False) -> tuple[HubRepo, Path]:
@@ -73,13 +79,14 @@ def download_description(repo_id: str, revision: str | None, *, code: bool = Fal
     return HubRepo(repo_id, folder.name), folder
 
 
-def open_checkpoint(repo_id: str, commit: str | None) -> Checkpoint:
-    """Fetch the safetensors of a repository at a commit.
+def open_checkpoint(repo_id: str, commit: str | None, *, code: bool = False) -> Checkpoint:
+    """Fetch the safetensors of a repository at a commit, with `code` also the model's own Python files.
 
     Raises:
         CheckpointError: It has none, or they are damaged; otherwise as `download_description`.
     """
-    folder = _snapshot(repo_id, commit, [CONFIG_FILE, GENERATION_CONFIG_FILE, INDEX_FILE])
+    beside = [CONFIG_FILE, GENERATION_CONFIG_FILE, INDEX_FILE, *([CODE_PATTERN] if code else [])]
+    folder = _snapshot(repo_id, commit, beside)
     names = weight_names(folder) if (folder / INDEX_FILE).is_file() else [WEIGHTS_FILE]
     folder = _snapshot(repo_id, commit, names)
     if not has_weights(folder):
@@ -155,7 +162,7 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
         raise InvalidInputError(
             f"{repo_id!r} has no revision {revision!r}. {page}/commits/main lists branches, tags and commits."
         ) from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError) as error:
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled) as error:
         if (status := _status(error)) in (401, 403):
             raise AccessDeniedError(
                 f"The Hub refused {repo_id!r} ({status}). See {page}: accept its terms if it has any, and set "

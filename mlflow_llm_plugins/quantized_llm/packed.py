@@ -1,7 +1,7 @@
 """4-bit weights that bitsandbytes has repacked for the CPU, brought back into the form that can be saved.
 
 On CPUs with AVX-512 BF16, the first forward pass of a 4-bit layer rearranges its weight in place and rounds its scales
-to bfloat16 (bitsandbytes 0.50). Its own way back, taken by `state_dict()`, changes the layer once more and
+to bfloat16 (bitsandbytes 0.49 to 0.50). Its own way back, taken by `state_dict()`, changes the layer once more and
 leaves the scales transposed: what is saved, and the model in memory too, answer nonsense from then on.
 """
 

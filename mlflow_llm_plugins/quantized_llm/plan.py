@@ -70,7 +70,8 @@ class SavePlan:
             copy_documents(self.source.folder, folder)
         if self.reference:
             write_configuration(self.source, folder)
-            dtype, weight_bytes = self.source.weights_header()
+            stored_dtype, weight_bytes = self.source.weights_header()
+            dtype = self.source.dtype or stored_dtype
         else:
             self._write_weights(folder, staged)
             written = Checkpoint.open(folder)
@@ -91,7 +92,6 @@ class SavePlan:
 
     def _record(self, folder: Path, dtype: str, weight_bytes: int) -> FlavorRecord:
         source = self.source
-        dtype = source.dtype or dtype
         quantization = self._quantization_record(folder, dtype)
         template = self.chat_template or chat_template_of(source.tokenizer)
         return FlavorRecord(

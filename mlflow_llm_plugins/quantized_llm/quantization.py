@@ -106,7 +106,7 @@ class Quantization:
 
 
 def parse_quantization(value: Any) -> Quantization | None:
-    """Understand what a user gave as `quantization`; nothing is imported for the names of the table.
+    """Understand what a user gave as `quantization`.
 
     Args:
         value: None; "none"; a name of `QUANTIZATION_CONFIGS`; {"method": name, **settings of transformers'
@@ -150,7 +150,7 @@ def check_environment(quantization: Quantization, *, pre_quantized: bool, device
         HardwareError: transformers or the package does not support this machine; with the reason.
         UnsupportedFeatureError: It needs calibration, which cannot happen while loading.
     """
-    missing = [name for name in quantization.packages if not _is_importable(name)]
+    missing = [name for name in quantization.packages if not is_importable(name)]
     if missing:
         raise MissingDependencyError(_how_to_install(quantization, missing))
     from transformers.quantizers.auto import AutoHfQuantizer
@@ -264,7 +264,8 @@ def _plain(config: Any) -> dict[str, Any]:
     return plain
 
 
-def _is_importable(module: str) -> bool:
+def is_importable(module: str) -> bool:
+    """Whether the module could be imported; does not import it."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # the parent of a dotted name is missing

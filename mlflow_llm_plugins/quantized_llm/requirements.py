@@ -10,13 +10,27 @@ from typing import Any
 from packaging.version import Version
 
 import mlflow_llm_plugins
-from mlflow_llm_plugins.quantized_llm.quantization import PACKAGES
+from mlflow_llm_plugins.errors import MissingDependencyError
+from mlflow_llm_plugins.quantized_llm.quantization import PACKAGES, is_importable
 from mlflow_llm_plugins.quantized_llm.record import FlavorRecord
 
 DISTRIBUTION = "mlflow-llm-plugins"
 CONDA_FILE, PYTHON_ENV_FILE, REQUIREMENTS_FILE = "conda.yaml", "python_env.yaml", "requirements.txt"
 # What the transformers engine runs on. No torchvision: a text model never needs it.
 ENGINE_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate")
+
+
+def require_engine_packages() -> None:
+    """Refuse to go on where only MLflow's own packages are installed, as on a tracking server.
+
+    Raises:
+        MissingDependencyError: With the pip command.
+    """
+    missing = [name for name in ("torch", "transformers", "accelerate") if not is_importable(name)]
+    if missing:
+        raise MissingDependencyError(
+            f"The quantized_llm flavor needs {' and '.join(missing)}: pip install '{DISTRIBUTION}[torch]'"
+        )
 
 
 def library_versions(quant_method: str | None) -> dict[str, str]:

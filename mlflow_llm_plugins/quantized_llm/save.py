@@ -19,6 +19,7 @@ from mlflow_llm_plugins.quantized_llm.requirements import (
     CONDA_FILE,
     PYTHON_ENV_FILE,
     default_requirements,
+    require_engine_packages,
     write_environment,
 )
 from mlflow_llm_plugins.quantized_llm.signature import resolve_signature
@@ -93,6 +94,7 @@ def save_model(
 
     _validate_env_arguments(conda_env, pip_requirements, extra_pip_requirements)
     with mlflow_errors():
+        require_engine_packages()
         _check_bundle(bundle_plugin)
         resolved_signature = resolve_signature(signature)
         plan = plan_save(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from mlflow_llm_plugins.quantized_llm.checkpoint import (
 from mlflow_llm_plugins.quantized_llm.hub import HubRepo
 from mlflow_llm_plugins.quantized_llm.record import WeightsRecord
 from mlflow_llm_plugins.quantized_llm.tokenizer import check_tokenizer, load_tokenizer
+
+_logger = logging.getLogger(__name__)
 
 _ALLOWED = (
     "Give a Hub id, a checkpoint directory, a transformers model, a text-generation pipeline, or "
@@ -79,6 +82,8 @@ class ModelSource:
             InvalidInputError: They are nowhere but in memory.
         """
         folder = self._referable()
+        if self.model is not None:
+            _logger.info("The weights in memory are not saved; %s is loaded instead.", self.base_model)
         if self.repo:
             return WeightsRecord(location="hub", source=self.repo.repo_id, commit=self.repo.commit)
         return WeightsRecord(location="path", source=str(folder))

@@ -82,7 +82,7 @@ def load_weights(
 
 
 def _check_quantized(model: Any, quantization: Quantization) -> None:
-    """transformers replaces linear layers by their class and says nothing when it finds none (Falcon)."""
+    """Refuse what changed nothing: layers are replaced by their class, silently none when none has it (Falcon)."""
     if quantization.config.get("quant_method") != "bitsandbytes":
         return
     if not any(type(parameter).__name__ in BITSANDBYTES_WEIGHTS for parameter in model.parameters()):

@@ -132,6 +132,19 @@ def test_cached_repository_without_safetensors_is_refused(
     )
 
 
+def test_reference_whose_weights_cannot_be_checked_is_refused_offline(
+    cache: Path, tmp_path: Path, repository: dict[str, bytes]
+) -> None:
+    files = {name: content for name, content in repository.items() if not name.endswith(".safetensors")}
+    put_into_cache(cache, "org/described", COMMIT, files)
+
+    message = refusal("org/described", tmp_path / "artifact", save_pretrained=False)
+
+    assert message.startswith(
+        f"'org/described' at revision '{COMMIT}' is not in the local cache, and the Hub cannot be "
+    )
+
+
 ONLINE = """
 import json, sys
 from pathlib import Path

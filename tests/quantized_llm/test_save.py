@@ -12,6 +12,7 @@ from typing import Any
 
 import mlflow
 import pytest
+import torch
 import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
@@ -62,6 +63,14 @@ def test_section_says_what_was_saved(checkpoints: Callable[[str], Path], artifac
         "applied": "when saved",
     }
     assert config == json.loads((artifact / "model/config.json").read_text())["quantization_config"]
+
+
+def test_type_for_the_engine_is_the_type_that_is_saved(checkpoint: Path, artifact: Path) -> None:
+    quantized_llm.save_model(checkpoint, artifact, quantization="nf4", engine_config={"dtype": "bfloat16"})
+
+    found = section(artifact)
+    assert found["dtype"] == found["quantization"]["compute_dtype"] == "bfloat16"
+    assert quantized_llm.load_model(str(artifact), return_type="model").dtype == torch.bfloat16
 
 
 def test_pyfunc_part_lets_mlflow_find_and_configure_the_flavor(checkpoint: Path, artifact: Path) -> None:
@@ -234,6 +243,16 @@ def test_wrong_arguments_are_refused_before_anything_is_written(
 ) -> None:
     assert message in refusal(checkpoint, artifact, **arguments)
     assert not artifact.exists()
+
+
+def test_missing_engine_packages_are_answered_with_the_pip_command(
+    checkpoint: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+
+    assert refusal(checkpoint, artifact) == (
+        "The quantized_llm flavor needs transformers: pip install 'mlflow-llm-plugins[torch]'"
+    )
 
 
 def test_quantizing_a_quantized_checkpoint_is_refused(checkpoint: Path, tmp_path: Path, artifact: Path) -> None:
