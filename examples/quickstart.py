@@ -37,6 +37,7 @@ from mlflow_llm_plugins import quantized_llm
 NAME = "chat"
 CHAMPION = f"models:/{NAME}@champion"
 QUANTIZATIONS = {"fp32": None, "int8": "int8", "NF4": "nf4"}
+TITLES = {"artifact_mb": "artifact MB", "memory_mb": "memory MB", "perplexity": "held-out perplexity"}
 QUESTION = "What is a context manager?"
 SERVER_START_S = 300
 WINDOW = 256  # tokens that the perplexity looks at together
@@ -212,7 +213,7 @@ def perplexity(engine: Any) -> float:
 
 
 def comparison(variants: dict[str, Variant]) -> Table:
-    table = Table("", "artifact MB", "memory MB", "held-out perplexity")
+    table = Table("", *TITLES.values())
     for name, variant in variants.items():
         table.add_row(name, f"{variant.artifact_mb:.2f}", f"{variant.memory_mb:.2f}", f"{variant.perplexity:.2f}")
     return table
@@ -221,10 +222,11 @@ def comparison(variants: dict[str, Variant]) -> Table:
 def draw(variants: dict[str, Variant]) -> None:
     """Log the table as a chart, with the runs that it compares."""
     figure, charts = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
-    for chart, title in zip(charts, ["artifact_mb", "memory_mb", "perplexity"], strict=True):
-        bars = chart.bar(list(variants), [getattr(variant, title) for variant in variants.values()])
+    for chart, (field, title) in zip(charts, TITLES.items(), strict=True):
+        bars = chart.bar(list(variants), [getattr(variant, field) for variant in variants.values()])
         chart.bar_label(bars, fmt="%.2f")
-        chart.set_title(title)
+        chart.set(title=title)
+        chart.margins(y=0.15)  # room for the labels
     with mlflow.start_run(run_name="comparison"):
         mlflow.log_figure(figure, "quantization.png")
     plt.close(figure)
