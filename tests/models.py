@@ -68,6 +68,34 @@ KINDS = {
     "gemma3": _Kind("Gemma3ForCausalLM", "Gemma3TextConfig", {**_SLIDING, "query_pre_attn_scalar": 16}),
     "mixtral": _Kind("MixtralForCausalLM", "MixtralConfig", {**_LLAMA_LIKE, **_EXPERTS, "sliding_window": None}),
     "phi3": _Kind("Phi3ForCausalLM", "Phi3Config", {**_LLAMA_LIKE, "original_max_position_embeddings": MAX_LENGTH}),
+    "phi3_longrope": _Kind(  # two sets of rotary factors, switched at 64 tokens
+        "Phi3ForCausalLM",
+        "Phi3Config",
+        {
+            **_LLAMA_LIKE,
+            "original_max_position_embeddings": 64,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10_000.0,
+                "original_max_position_embeddings": 64,
+                "short_factor": [1.0] * 8,
+                "long_factor": [4.0] * 8,
+            },
+        },
+    ),
+    "gpt_neo": _Kind(
+        "GPTNeoForCausalLM",
+        "GPTNeoConfig",
+        {
+            "hidden_size": HIDDEN_SIZE,
+            "num_layers": 2,
+            "attention_types": [[["global", "local"], 1]],
+            "num_heads": 4,
+            "window_size": 16,
+            "max_position_embeddings": MAX_LENGTH,
+            "tie_word_embeddings": False,
+        },
+    ),
     "gpt_oss": _Kind("GptOssForCausalLM", "GptOssConfig", {**_SLIDING, **_EXPERTS}),
     "bloom": _Kind(
         "BloomForCausalLM",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ class Admission:
             max_new_tokens=self._room(len(prompt_ids), request.max_new_tokens),
             eos_token_ids=eos,
             stop=request.stop,
-            timeout_s=request.timeout_s or self.timeout_s,
+            timeout_s=self.timeout_s if request.timeout_s is None else request.timeout_s,
             temperature=request.temperature,
             top_k=request.top_k,
             top_p=request.top_p,
@@ -67,7 +68,10 @@ class Admission:
 
     def check_ids(self, ids: Sequence[int]) -> list[int]:
         """The token ids as a list of ints, none outside the vocabulary, at least one."""
-        checked = [int(token_id) for token_id in ids]
+        try:
+            checked = [operator.index(token_id) for token_id in ids]
+        except TypeError as error:
+            raise InvalidInputError(f"A prompt is a sequence of token ids, whole numbers: {error}.") from error
         if not checked:
             raise InvalidInputError("The prompt is empty: it needs at least one token.")
         for token_id in (min(checked), max(checked)):

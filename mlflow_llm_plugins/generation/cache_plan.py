@@ -42,7 +42,22 @@ def context_length(model: Any, settings: EngineSettings) -> int:
     config = model.config.get_text_config()
     limits = [getattr(config, name, None) for name in _CONTEXT_NAMES]
     limit = next((value for value in limits if isinstance(value, int) and value > 0), _UNLIMITED_CONTEXT)
-    return min(limit, settings.max_context_length or limit)
+    return min(limit, _longrope_limit(config) or limit, settings.max_context_length or limit)
+
+
+def _longrope_limit(config: Any) -> int | None:
+    """The length up to which a LongRoPE model (Phi-3-128k) uses one set of factors.
+
+    transformers picks the factors by the longest row of a forward pass, so beyond this length an answer would
+    depend on its company, and silently.
+    """
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if parameters.get("rope_type") != "longrope":
+        return None
+    original = parameters.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
+    return int(original) if original else None
 
 
 def plan_cache(settings: EngineSettings, context: int, bytes_per_token: int, device: torch.device) -> CachePlan:
@@ -52,12 +67,14 @@ def plan_cache(settings: EngineSettings, context: int, bytes_per_token: int, dev
         HardwareError: The memory allowed does not hold even one short request.
     """
     bytes_per_block = bytes_per_token * settings.page_size
+    free = _free_memory(device)
     if settings.num_blocks is not None:
+        _refuse_more_than(free, settings, bytes_per_block + _mask_bytes(settings))
         return CachePlan(settings.num_blocks, settings.page_size, bytes_per_block)
     rows = settings.max_requests_per_batch
     tokens = max(context, rows * min(context, _ROW_TOKENS))
     wanted = math.ceil((tokens / settings.page_size + rows) / _USABLE)
-    allowed = int(_free_memory(device) * settings.kv_cache_memory)
+    allowed = int(free * settings.kv_cache_memory)
     affordable = allowed // (bytes_per_block + _mask_bytes(settings))
     if affordable < 4:
         raise HardwareError(
@@ -66,6 +83,16 @@ def plan_cache(settings: EngineSettings, context: int, bytes_per_token: int, dev
             "model quantized."
         )
     return CachePlan(min(wanted, affordable), settings.page_size, bytes_per_block)
+
+
+def _refuse_more_than(free: int, settings: EngineSettings, bytes_per_block: int) -> None:
+    assert settings.num_blocks is not None
+    needed = settings.num_blocks * bytes_per_block
+    if needed > free:
+        raise HardwareError(
+            f"num_blocks={settings.num_blocks} needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free. "
+            f"Ask for at most {free // bytes_per_block}, or leave num_blocks out."
+        )
 
 
 def _mask_bytes(settings: EngineSettings) -> int:

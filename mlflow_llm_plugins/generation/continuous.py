@@ -51,7 +51,7 @@ class ContinuousRunner:
             continuous_batching_config=_batching_config(settings, cache),
         )
         # Both references are copied at warm-up, so they must be in place before it.
-        self._manager.output_router = _Router(self._sinks)
+        self._manager.output_router = _Router(self._sinks, self._manager)
         self._manager.logit_processor = _processors()
         self._manager.warmup()  # builds the cache in this thread, where its errors can be caught
         # A thread inherits "daemon" from its creator; the library's own would keep the interpreter from exiting.
@@ -102,9 +102,10 @@ class _Router(OutputRouter):
     The library's own handlers need an event loop, mix up the order and die with a closed loop (5.20 to 5.23).
     """
 
-    def __init__(self, sinks: dict[str, tuple[TokenStream, SamplingPlan]]) -> None:
+    def __init__(self, sinks: dict[str, tuple[TokenStream, SamplingPlan]], manager: Any) -> None:
         super().__init__()
         self._sinks = sinks
+        self._manager = manager
 
     def deliver(self, output: Any) -> None:
         finished = output.is_finished()
@@ -114,6 +115,8 @@ class _Router(OutputRouter):
             return  # cancelled while the step ran
         stream, plan = sink
         try:
+            if plan.error is not None:
+                self._forget_pages(output.request_id)
             _push_new_tokens(stream, plan, output.generated_tokens)
             if finished:
                 stream.fail(GenerationError(output.error or "The request ended without an answer."))
@@ -124,6 +127,12 @@ class _Router(OutputRouter):
     def deliver_batch(self, outputs: Sequence[Any]) -> None:
         for output in outputs:
             self.deliver(output)
+
+    def _forget_pages(self, request_id: str) -> None:
+        """NaN keys and values must not stay in the prefix cache, for the next prompt that begins alike."""
+        cache = self._manager.batch_processor.cache
+        cache.free_blocks(request_id, no_cache=True)
+        cache.evict_cached_blocks()
 
 
 def _push_new_tokens(stream: TokenStream, plan: SamplingPlan, generated: Sequence[int]) -> None:

@@ -35,13 +35,13 @@ class PaddedRunner:
     name = "generate"
     cache_tokens: int | None = None
 
-    def __init__(self, model: Any, settings: EngineSettings) -> None:
+    def __init__(self, model: Any, settings: EngineSettings, max_context_length: int) -> None:
         """Start the thread; nothing is allocated ahead."""
         # generate() fills what a request leaves open from here: a checkpoint's own defaults must not slip in.
         model.generation_config = GenerationConfig()
         self._waiting: queue.SimpleQueue[TokenStream | None] = queue.SimpleQueue()
         self._closing = threading.Event()
-        loop = _Loop(model, settings.max_requests_per_batch, self._waiting, self._closing)
+        loop = _Loop(model, settings.max_requests_per_batch, max_context_length, self._waiting, self._closing)
         self._thread = threading.Thread(target=loop.run, name="llm-engine", daemon=True)
         self._thread.start()
         self._finalizer = weakref.finalize(self, _stop, self._closing, self._waiting, self._thread)
@@ -69,11 +69,13 @@ class _Loop:
         self,
         model: Any,
         max_rows: int,
+        max_context_length: int,
         waiting: queue.SimpleQueue[TokenStream | None],
         closing: threading.Event,
     ) -> None:
         self._model = model
         self._max_rows = max_rows
+        self._max_context_length = max_context_length
         self._waiting = waiting
         self._closing = closing
         # Padding runs through a recurrent state, so such models only get rows of one length.
@@ -101,12 +103,18 @@ class _Loop:
         while not self._waiting.empty():
             waiting.append(self._waiting.get())
         streams = [stream for stream in waiting if stream is not None and not stream.ended]
-        group = [stream for stream in streams if self._fits(stream, streams[0])][: self._max_rows]
+        group: list[TokenStream] = []
+        for stream in streams:
+            if len(group) < self._max_rows and self._fits([*group, stream]):
+                group.append(stream)
         self._put_back = [stream for stream in streams if stream not in group]
         return group
 
-    def _fits(self, stream: TokenStream, first: TokenStream) -> bool:
-        return self._pads or len(stream.request.prompt_ids) == len(first.request.prompt_ids)
+    def _fits(self, group: Sequence[TokenStream]) -> bool:
+        """Whether they can run together: a row that has ended goes on as padding until the last one ends."""
+        lengths = {len(stream.request.prompt_ids) for stream in group}
+        longest = max(lengths) + max(stream.request.max_new_tokens for stream in group)
+        return (self._pads or len(lengths) == 1) and longest <= self._max_context_length
 
 
 class _Group:

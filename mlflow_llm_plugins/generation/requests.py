@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 from mlflow_llm_plugins.errors import InvalidInputError
@@ -30,19 +31,34 @@ class GenerationRequest:
     timeout_s: float | None = None  # None: EngineSettings.request_timeout_s
 
     def __post_init__(self) -> None:
-        """Refuse values that no engine could honour."""
-        _require(self.temperature, 0 <= self.temperature <= 100, "temperature", "from 0 (greedy) to 100")
+        """Refuse types and values that no engine could honour.
+
+        Raises:
+            InvalidInputError: Names the field, what is allowed and what was given.
+        """
+        for name in _WHOLE_NUMBERS:
+            _require(getattr(self, name), _is(getattr(self, name), Integral), name, "a whole number")
+        for name in _NUMBERS:
+            _require(getattr(self, name), _is(getattr(self, name), Real), name, "a number")
+        _require(self.prompt_ids, not isinstance(self.prompt_ids, (str, bytes)), "prompt_ids", "token ids, not text")
+        _require(self.stop, _are(self.stop, str) and all(self.stop), "stop", "a tuple of strings that are not empty")
+        eos = self.eos_token_ids
+        _require(eos, eos is None or _are(eos, Integral), "eos_token_ids", "a tuple of token ids")
+        self._require_ranges()
+
+    def _require_ranges(self) -> None:
+        limit, k, p, share = self.max_new_tokens, self.top_k, self.top_p, self.min_p
         _require(
-            self.max_new_tokens,
-            self.max_new_tokens is None or self.max_new_tokens >= 1,
-            "max_new_tokens",
-            "at least 1",
+            self.temperature,
+            self.temperature is not None and 0 <= self.temperature <= 100,
+            "temperature",
+            "from 0 (greedy) to 100",
         )
-        _require(self.top_k, self.top_k is None or self.top_k >= 0, "top_k", "at least 1, or 0 to keep all tokens")
-        _require(self.top_p, self.top_p is None or 0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
-        _require(self.min_p, self.min_p is None or 0 <= self.min_p <= 1, "min_p", "from 0 to 1")
+        _require(limit, limit is None or limit >= 1, "max_new_tokens", "at least 1")
+        _require(k, k is None or k >= 0, "top_k", "at least 1, or 0 to keep all tokens")
+        _require(p, p is None or 0 < p <= 1, "top_p", "above 0 and at most 1")
+        _require(share, share is None or 0 <= share <= 1, "min_p", "from 0 to 1")
         _require(self.timeout_s, self.timeout_s is None or self.timeout_s > 0, "timeout_s", "above 0")
-        _require(self.stop, all(self.stop), "stop", "made of strings that are not empty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +84,18 @@ class GenerationOutput:
     def completion_tokens(self) -> int:
         """Generated tokens, an end token included."""
         return len(self.token_ids)
+
+
+_WHOLE_NUMBERS = ("max_new_tokens", "top_k", "seed")
+_NUMBERS = ("temperature", "top_p", "min_p", "timeout_s")
+
+
+def _is(value: object, kind: type) -> bool:
+    return value is None or (isinstance(value, kind) and not isinstance(value, bool))
+
+
+def _are(values: object, kind: type) -> bool:
+    return isinstance(values, (tuple, list, frozenset, set)) and all(isinstance(value, kind) for value in values)
 
 
 def _require(value: object, holds: bool, name: str, allowed: str) -> None:

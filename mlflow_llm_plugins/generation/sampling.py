@@ -21,6 +21,7 @@ from mlflow_llm_plugins.generation.admission import AdmittedRequest
 
 _CANDIDATES = 256  # the first look; widened by _WIDEN while a row needs more
 _WIDEN = 8
+_GREEDY_BELOW = 1e-30
 
 
 @dataclass(slots=True)
@@ -43,8 +44,8 @@ class SamplingPlan:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the most probable token is taken."""
-        return self.temperature == 0
+        """Whether the most probable token is taken: also where float32 could not divide by the temperature."""
+        return self.temperature < _GREEDY_BELOW
 
     @property
     def truncates(self) -> bool:
@@ -92,16 +93,20 @@ def pick(logits: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
 
 
 def _draw_from_all(logits: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
-    scaled = logits / _column([plan.temperature for plan in plans], logits)  # [rows, vocab]
-    weights = (scaled - scaled.amax(-1, keepdim=True)).double().exp()
-    return _inverse_cdf(weights, plans)
+    return _inverse_cdf(_scaled(logits, plans).double().exp(), plans)
 
 
 def _draw_truncated(logits: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
-    scaled = logits / _column([plan.temperature for plan in plans], logits)  # [rows, vocab]
-    values, candidates, kept = _truncate(scaled, plans)  # [rows, candidates], best first
-    weights = (values - values[:, :1]).double().exp().masked_fill(~kept, 0)
-    return candidates.gather(1, _inverse_cdf(weights, plans)[:, None])[:, 0]
+    values, candidates, kept = _truncate(_scaled(logits, plans), plans)  # [rows, candidates], best first
+    # In order of the ids, like a draw from the whole vocabulary: how far a neighbour made us look plays no part.
+    by_id = candidates.argsort(-1)
+    weights = values.double().exp().masked_fill(~kept, 0).gather(1, by_id)
+    return candidates.gather(1, by_id).gather(1, _inverse_cdf(weights, plans)[:, None])[:, 0]
+
+
+def _scaled(logits: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
+    """[rows, vocab] logits over temperature, the best one 0: the smallest temperatures cannot overflow."""
+    return (logits - logits.amax(-1, keepdim=True)) / _column([plan.temperature for plan in plans], logits)
 
 
 def _inverse_cdf(weights: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
@@ -122,11 +127,21 @@ def _truncate(scaled: torch.Tensor, plans: Sequence[SamplingPlan]) -> tuple[torc
     vocab = scaled.shape[-1]
     width = min(vocab, max(_CANDIDATES, *(1 + (plan.top_k or 0) for plan in plans)))
     while True:
-        values, candidates = scaled.topk(width, dim=-1)
+        values, candidates = _best(scaled, width)
         kept = _kept(values, scaled, plans)
-        if width == vocab or not kept[:, -1].any():  # the worst candidate is out: nothing kept is missing
+        worst_kept = values.masked_fill(~kept, torch.inf).amin(-1)
+        if width == vocab or (worst_kept > values[:, -1]).all():  # nothing kept, and no tie with it, is missing
             return values, candidates, kept
         width = min(vocab, width * _WIDEN)
+
+
+def _best(scaled: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `width` largest values of each row and their ids, best first, equal ones in order of their ids."""
+    values, ids = scaled.topk(width, dim=-1, sorted=False)
+    by_id = ids.argsort(-1)
+    values, ids = values.gather(1, by_id), ids.gather(1, by_id)
+    order = values.argsort(dim=-1, descending=True, stable=True)
+    return values.gather(1, order), ids.gather(1, order)
 
 
 def _kept(values: torch.Tensor, scaled: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:

@@ -13,9 +13,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import DynamicCache
 
-from mlflow_llm_plugins.generation.architecture import input_device
+from mlflow_llm_plugins.generation.architecture import input_device, is_exact
 
 _BATCH_TOKENS = 2048  # padded tokens of one forward pass
+_ROUNDED_TOLERANCE = 0.25  # natural logarithms; 16-bit and quantized weights stay below, a wrong mask does not
 _HEAD_POSITIONS = 256  # positions whose logits exist at once: [256, vocab] floats, never [length, vocab]
 
 
@@ -30,18 +31,21 @@ class ChoiceRow:
 class Scorer:
     """Scores token ids on a model that nothing else runs forward passes on; one call at a time."""
 
-    def __init__(self, model: Any, *, can_branch: bool) -> None:
+    def __init__(self, model: Any, *, can_branch: bool, max_length: int) -> None:
         """Take the model.
 
         Args:
             model: The twin.
-            can_branch: Whether its cache can be copied and padded, as with plain attention; otherwise each
-                choice is scored with its whole prompt.
+            can_branch: Whether its cache can be copied and padded, as with plain attention; this is tried out, and
+                where it is not right each choice is scored with its whole prompt.
+            max_length: Tokens of the longest text.
         """
         self._model = model
+        self._max_length = max_length
         self._lock = threading.Lock()
-        self._can_branch = can_branch and "position_ids" in inspect.signature(model.forward).parameters
         self._sliced_head = self._find_sliced_head()
+        self._can_branch = can_branch and "position_ids" in inspect.signature(model.forward).parameters
+        self._can_branch = self._can_branch and self._branches_right()
 
     def score(self, texts: Sequence[list[int]]) -> list[list[float]]:
         """Log-probability of tokens 2 to n of each text; an empty list for a text of one token."""
@@ -56,17 +60,7 @@ class Scorer:
         """Log-probability of each tail after its stem; the stems' common beginning is computed once."""
         if not rows:
             return []
-        if not self._can_branch:
-            return self._choose_whole(rows)
-        with self._lock, torch.no_grad():
-            prefix = common_prefix([row.stem for row in rows])[: min(len(row.stem) for row in rows) - 1]
-            cache = self._prefill(prefix)
-            results: list[list[float]] = [[] for _ in rows]
-            for batch in batches([len(row.stem) - len(prefix) for row in rows]):
-                chosen = self._choose_batch([rows[i] for i in batch], len(prefix), copy.deepcopy(cache))
-                for index, logprobs in zip(batch, chosen, strict=True):
-                    results[index] = logprobs
-            return results
+        return self._choose_shared(rows) if self._can_branch else self._choose_whole(rows)
 
     # -- whole texts --------------------------------------------------------------------------------------
 
@@ -98,6 +92,18 @@ class Scorer:
 
     # -- shared prefix ------------------------------------------------------------------------------------
 
+    def _choose_shared(self, rows: Sequence[ChoiceRow]) -> list[list[float]]:
+        with self._lock, torch.no_grad():
+            prefix = common_prefix([row.stem for row in rows])[: min(len(row.stem) for row in rows) - 1]
+            cache = self._prefill(prefix)
+            results: list[list[float]] = [[] for _ in rows]
+            # Every row of a batch gets its own copy of the prefix, so its tokens count as well.
+            for batch in batches([len(row.stem) for row in rows]):
+                chosen = self._choose_batch([rows[i] for i in batch], len(prefix), copy.deepcopy(cache))
+                for index, logprobs in zip(batch, chosen, strict=True):
+                    results[index] = logprobs
+            return results
+
     def _prefill(self, prefix: list[int]) -> DynamicCache:
         cache = DynamicCache(config=self._model.config)
         if prefix:
@@ -110,36 +116,34 @@ class Scorer:
         if shared:
             cache.batch_repeat_interleave(len(rows))
         mask = torch.cat([own_mask.new_ones(len(rows), shared), own_mask], dim=1)
-        positions = shared + torch.arange(own.shape[1], device=own.device).expand_as(own)
         last = own_mask.sum(1) - 1  # column of each row's last real token
         columns, where = last.unique(return_inverse=True)
-        logits = self._forward(own, mask, positions, cache, columns)
+        logits = self._forward(own, mask, shared, cache, columns)
         first = logits[torch.arange(len(rows), device=own.device), where].float().log_softmax(-1)  # [rows, vocab]
         sums = [[float(first[r, tail[0]]) for tail in row.tails] for r, row in enumerate(rows)]
-        self._add_later_tokens(sums, rows, mask, shared + last + 1, cache)
+        longer = [(r, c) for r, row in enumerate(rows) for c, tail in enumerate(row.tails) if len(tail) > 1]
+        for some in batches([mask.shape[1] + len(rows[r].tails[c]) for r, c in longer]):
+            self._add_later_tokens(sums, rows, [longer[i] for i in some], mask, shared + last + 1, cache)
         return sums
 
     def _add_later_tokens(
         self,
         sums: list[list[float]],
         rows: Sequence[ChoiceRow],
+        longer: Sequence[tuple[int, int]],
         mask: torch.Tensor,
         lengths: torch.Tensor,
         cache: DynamicCache,
     ) -> None:
-        """Add the second and later tokens of longer choices to `sums`, in place."""
-        longer = [(r, c) for r, row in enumerate(rows) for c, tail in enumerate(row.tails) if len(tail) > 1]
-        if not longer:
-            return
+        """Add the second and later tokens of the choices `longer`, (row, choice), to `sums`, in place."""
         tails = [rows[r].tails[c] for r, c in longer]
         parents = torch.tensor([r for r, _ in longer], device=mask.device)
-        cache.batch_select_indices(parents)
+        branches = copy.deepcopy(cache)
+        branches.batch_select_indices(parents)
         ids, tail_mask = self._right_pad([tail[:-1] for tail in tails])
-        positions = lengths[parents][:, None] + torch.arange(ids.shape[1], device=ids.device)
-        logits = self._forward(ids, torch.cat([mask[parents], tail_mask], dim=1), positions, cache, None)
-        scored = tail_mask.bool()
+        logits = self._forward(ids, torch.cat([mask[parents], tail_mask], dim=1), lengths[parents], branches, None)
         targets = torch.tensor([token for tail in tails for token in tail[1:]], device=ids.device)
-        parts = _logprobs(logits[scored], targets).split([len(tail) - 1 for tail in tails])
+        parts = _logprobs(logits[tail_mask.bool()], targets).split([len(tail) - 1 for tail in tails])
         for (r, c), part in zip(longer, parts, strict=True):
             sums[r][c] += float(part.double().sum())
 
@@ -147,10 +151,14 @@ class Scorer:
         self,
         ids: torch.Tensor,
         mask: torch.Tensor,
-        positions: torch.Tensor,
+        start: int | torch.Tensor,
         cache: DynamicCache,
         columns: torch.Tensor | None,
     ) -> torch.Tensor:
+        """Logits of `ids`, the first of which stands at position `start` ([rows], or one for all)."""
+        first = start[:, None] if isinstance(start, torch.Tensor) else start
+        positions = (first + torch.arange(ids.shape[1], device=ids.device)).expand_as(ids)
+        positions = positions.clamp(max=self._max_length - 1)  # padding may reach beyond a table of positions
         logits: torch.Tensor = self._model(
             input_ids=ids,
             attention_mask=mask,
@@ -167,6 +175,19 @@ class Scorer:
         ids = pad_sequence(tensors, batch_first=True)
         mask = pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True)
         return ids.to(input_device(self._model)), mask.to(input_device(self._model))
+
+    def _branches_right(self) -> bool:
+        """Whether copied and padded caches give what whole texts give: local attention counts the padding too."""
+        vocab = int(self._model.get_input_embeddings().weight.shape[0])
+        stem = [(7 * i + 3) % vocab for i in range(min(40, self._max_length - 4))]
+        tails = [[1 % vocab], [2 % vocab, 3 % vocab]]
+        rows = [ChoiceRow(stem, tails), ChoiceRow([*stem[: len(stem) // 2], 5 % vocab], tails)]
+        tolerance = 1e-3 if is_exact(self._model) else _ROUNDED_TOLERANCE
+        return all(
+            abs(got - expected) < tolerance
+            for shared, whole in zip(self._choose_shared(rows), self._choose_whole(rows), strict=True)
+            for got, expected in zip(shared, whole, strict=True)
+        )
 
     def _find_sliced_head(self) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor]] | None:
         """The body and the output layer, if one after the other they are the whole model.

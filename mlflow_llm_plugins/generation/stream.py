@@ -47,7 +47,7 @@ class TokenStream:
         self._deadline = time.monotonic() + request.timeout_s
         self._on_end = on_end
         self._engine_failure = engine_failure
-        self._detokenizer = Detokenizer(tokenizer, request.stop)
+        self._detokenizer = Detokenizer(tokenizer, request.stop, request.prompt_ids)
         self._text: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
@@ -94,7 +94,7 @@ class TokenStream:
     # -- the caller's end ---------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[TokenEvent]:
-        """Token events until the end; raises what `result` raises."""
+        """Token events until the end; raises what `result` raises. Each event comes once, whoever asks for it."""
         while (event := self._next_event()) is not None:
             yield event
         self._output.result()
@@ -113,12 +113,16 @@ class TokenStream:
     def _next_event(self) -> TokenEvent | None:
         while True:
             try:
-                return self._events.get(timeout=self._patience())
+                event = self._events.get(timeout=self._patience())
             except queue.Empty:
                 self._end_if_hopeless()
+                continue
+            if event is None:
+                self._events.put(None)  # whoever else iterates, now or later, must see the end as well
+            return event
 
     def _patience(self) -> float:
-        return min(_LIVENESS_S, max(0.0, self._deadline - time.monotonic()))
+        return min(_LIVENESS_S, max(0.001, self._deadline - time.monotonic()))
 
     def _end_if_hopeless(self) -> None:
         failure = self._engine_failure()

@@ -7,12 +7,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from mlflow_llm_plugins.errors import EngineUnavailableError, PromptTooLongError, QueueFullError
+from mlflow_llm_plugins.errors import EngineUnavailableError, InvalidInputError, PromptTooLongError, QueueFullError
 from mlflow_llm_plugins.generation.admission import DEFAULT_TIMEOUT_S, Admission
 from mlflow_llm_plugins.generation.architecture import (
     end_token_ids,
     is_exact,
     refuse_other_tasks,
+    refuse_slow_tokenizer,
     vocabulary_size,
     why_not_paged,
 )
@@ -76,15 +77,22 @@ class TransformersEngine:
                     "Try again later."
                 )
             self._open.add(stream)
-        self._runner.start(stream)
+        try:
+            self._runner.start(stream)
+        except BaseException:
+            self._forget(stream)  # its slot must not stay taken
+            raise
         return stream
 
     def score(self, texts: Sequence[Text]) -> list[list[float]]:
         """Log-probabilities of given tokens; see `GenerationEngine.score`."""
+        _refuse_bare_string("score", "texts", texts)
         return self._scorer.score([self._checked(self._encoder.encode(text)) for text in texts])
 
     def choose(self, prompts: Sequence[Text], choices: Sequence[Text] | Sequence[Sequence[Text]]) -> list[list[float]]:
         """Log-probabilities of choices; see `GenerationEngine.choose`."""
+        _refuse_bare_string("choose", "prompts", prompts)
+        _refuse_bare_string("choose", "choices", choices)
         rows = self._encoder.choice_rows(prompts, choices)
         return self._scorer.choose([self._checked_row(row) for row in rows])
 
@@ -131,11 +139,16 @@ class TransformersEngine:
         return row
 
 
+def _refuse_bare_string(method: str, name: str, value: Any) -> None:
+    if isinstance(value, str):
+        raise InvalidInputError(
+            f"{method}() takes a list of {name}, got the string {value[:40]!r}. Write [{name[:-1]}]."
+        )
+
+
 def open_continuous(model: Any, tokenizer: Any, settings: EngineSettings) -> TransformersEngine:
     """The engine on continuous batching where that is right for the model, else on padded `generate`."""
-    refuse_other_tasks(model)
-    warn_if_untested()
-    set_threads(settings.num_threads)
+    _prepare(model, tokenizer, settings)
     shape = inspect_cache(model)
     twin = make_twin(model)
     reason = why_not_paged(model)
@@ -144,19 +157,26 @@ def open_continuous(model: Any, tokenizer: Any, settings: EngineSettings) -> Tra
         if isinstance(opened, TransformersEngine):
             return opened
         reason = opened
-    _logger.warning("Generation runs in padded batches instead of continuous batching: %s.", reason)
+    _logger.warning("Generation runs in padded batches instead of continuous batching: %s.", reason.rstrip("."))
     return open_padded(twin, tokenizer, settings)  # a failed try can leave its marks on the model, not on the twin
 
 
 def open_padded(model: Any, tokenizer: Any, settings: EngineSettings) -> TransformersEngine:
     """The engine on padded `generate`, for any causal model."""
+    _prepare(model, tokenizer, settings)
+    admission = _admission(model, tokenizer, settings, cache_tokens=None)
+    shape = inspect_cache(model)
+    scorer = Scorer(make_twin(model), can_branch=shape.is_plain_attention, max_length=admission.max_context_length)
+    runner = PaddedRunner(model, settings, admission.max_context_length)
+    return TransformersEngine(runner, tokenizer, admission, scorer, settings.max_queue_size)
+
+
+def _prepare(model: Any, tokenizer: Any, settings: EngineSettings) -> None:
     refuse_other_tasks(model)
+    refuse_slow_tokenizer(tokenizer)
     warn_if_untested()
     set_threads(settings.num_threads)
-    scorer = Scorer(make_twin(model), can_branch=inspect_cache(model).is_plain_attention)
-    admission = _admission(model, tokenizer, settings, cache_tokens=None)
-    runner = PaddedRunner(model, settings)
-    return TransformersEngine(runner, tokenizer, admission, scorer, settings.max_queue_size)
+    model.eval()
 
 
 def _try_continuous(
@@ -169,12 +189,11 @@ def _try_continuous(
     support_softcap(model)
     try:
         runner = ContinuousRunner(model, settings, cache)
-    except (ValueError, RuntimeError, MemoryError) as error:
-        return f"its paged cache cannot be built ({error})"
-    scorer = Scorer(twin, can_branch=shape.is_plain_attention)
+    except Exception as error:  # whatever the library finds wrong with an architecture
+        return f"its paged cache cannot be built ({type(error).__name__}: {error})"
+    scorer = Scorer(twin, can_branch=shape.is_plain_attention, max_length=context)
     engine = TransformersEngine(runner, tokenizer, admission, scorer, settings.max_queue_size)
-    chunked = min(settings.max_batch_tokens + 7, admission.longest_request - 8)
-    failure = probe_failure(engine, admission.vocab_size, (5, max(5, chunked)), exact=is_exact(model))
+    failure = probe_failure(runner, scorer, tokenizer, admission, settings.max_batch_tokens, exact=is_exact(model))
     if failure is not None:
         engine.close()
         return failure

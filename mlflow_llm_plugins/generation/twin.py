@@ -38,13 +38,17 @@ def inspect_cache(model: Any) -> CacheShape:
         with torch.no_grad():
             output = model(input_ids=_one_token(model), use_cache=True)
     except (AssertionError, RuntimeError, NotImplementedError) as error:
-        raise HardwareError(f"{type(model).__name__} cannot run on {input_device(model)}: {error}") from error
+        raise HardwareError(
+            f"{type(model).__name__} cannot run on {input_device(model)}: {str(error) or type(error).__name__}"
+        ) from error
     cache = getattr(output, "past_key_values", None)
     layers = list(getattr(cache, "layers", ()))
     tensors = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
     return CacheShape(
         bytes_per_token=sum(t.nelement() * t.element_size() for t in tensors if isinstance(t, torch.Tensor)),
-        is_plain_attention=isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in layers),
+        is_plain_attention=isinstance(cache, DynamicCache)
+        and all(type(layer) is DynamicLayer for layer in layers)
+        and "local" not in getattr(model.config, "attention_layers", ()),  # GPT-Neo: a window behind a plain cache
     )
 
 

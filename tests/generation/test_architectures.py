@@ -10,7 +10,7 @@ from tests.generation.conftest import SMALL, plain_greedy, plain_logprobs, rando
 from tests.models import byte_tokenizer, random_model
 
 PAGED = ["llama", "qwen2", "qwen3", "gpt2", "opt", "mistral_sliding", "gemma2", "gemma3", "mixtral", "phi3", "gpt_oss"]
-PADDED = ["bloom", "falcon", "mamba", "llama4", "gptj"]
+PADDED = ["gpt_neo", "bloom", "falcon", "mamba", "llama4", "gptj"]
 ENGINE_OF = {**dict.fromkeys(PAGED, "transformers"), **dict.fromkeys(PADDED, "generate")}
 KINDS = list(ENGINE_OF)
 PROMPTS = random_prompts(3, 21, 60)  # the last one is prefilled in chunks
@@ -52,6 +52,27 @@ def test_choose_equals_scoring_each_whole_text_alone(open_model, kind):
     for prompt, row in zip(prompts, engine.choose(prompts, choices), strict=True):
         expected = [sum(plain_logprobs(model, prompt + choice)[-len(choice) :]) for choice in choices]
         assert row == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_context_of_longrope_ends_where_its_factors_would_switch(open_model):
+    model, engine = open_model("phi3_longrope")
+    assert engine.stats().max_context_length == 64
+    prompts = random_prompts(4, 50)
+    streams = [engine.submit(GenerationRequest(p, max_new_tokens=12, eos_token_ids=())) for p in prompts]
+    answers = [list(stream.result().token_ids) for stream in streams]
+    assert answers == [plain_greedy(model, prompt, 12) for prompt in prompts]
+    for scores, prompt in zip(engine.score(prompts), prompts, strict=True):
+        assert scores == pytest.approx(plain_logprobs(model, prompt), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gpt_neo"])
+def test_choose_copes_with_prompts_and_choices_of_very_different_lengths(open_model, kind):
+    model, engine = open_model(kind)
+    long, short, choice = random_prompts(250, 10, 90, seed=2)
+    choices = [[[40], [41, 42]], [choice, [41]]]
+    for prompt, own, row in zip([long, short], choices, engine.choose([long, short], choices), strict=True):
+        expected = [sum(plain_logprobs(model, prompt + tail)[-len(tail) :]) for tail in own]
+        assert row == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_fallback_is_logged_once_with_its_reason(caplog):

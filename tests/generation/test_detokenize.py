@@ -3,6 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from mlflow_llm_plugins.generation.detokenize import Detokenizer, StopStrings
 from tests.models import byte_tokenizer
@@ -75,3 +78,33 @@ def test_special_tokens_are_left_out():
     detokenizer = Detokenizer(TOKENIZER)
     ids = [TOKENIZER.bos_token_id, *TOKENIZER("hi").input_ids, TOKENIZER.eos_token_id]
     assert "".join(detokenizer.push(i) for i in ids) + detokenizer.flush() == "hi"
+
+
+@pytest.fixture(scope="module")
+def sentencepiece():
+    """A tokenizer of the Llama 2 kind: spaces as a letter of their own, unknown characters as bytes."""
+    words = ["\u2581", *"abcdefghijklmnopqrstuvwxyz", "\u2581lo", "\u2581b"]
+    tokens = ["<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words]
+    tokenizer = Tokenizer(BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=[], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize(("prompt", "text"), [(["a", "b"], " lo b"), (["<s>"], "lo b"), ([], "lo b")])
+def test_an_answer_keeps_the_space_that_separates_it_from_its_prompt(sentencepiece, prompt, text):
+    ids = sentencepiece.convert_tokens_to_ids
+    detokenizer = Detokenizer(sentencepiece, (), [ids(token) for token in prompt])
+    pieces = [detokenizer.push(ids(token)) for token in ["\u2581lo", "\u2581b"]]
+    assert "".join(pieces) + detokenizer.flush() == text
+
+
+@given(st.data())
+def test_bytes_that_make_no_character_never_break_an_answer(sentencepiece, data):
+    ids = data.draw(st.lists(st.integers(2, len(sentencepiece) - 1), max_size=15))
+    detokenizer = Detokenizer(sentencepiece)
+    text = "".join(detokenizer.push(token_id) for token_id in ids) + detokenizer.flush()
+    words = "".join(sentencepiece.convert_ids_to_tokens([i for i in ids if i >= 258])).replace("\u2581", "")
+    shown = iter(text)
+    assert all(letter in shown for letter in words)  # no letter is lost, and they stay in order

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import suppress
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch
 from mlflow_llm_plugins.errors import (
     EngineUnavailableError,
     GenerationError,
+    HardwareError,
     InvalidInputError,
     PromptTooLongError,
     QueueFullError,
@@ -86,13 +88,124 @@ def test_the_longest_request_that_fits_is_answered(engine):
         ({"min_p": 2.0}, "min_p must be from 0 to 1, got 2.0."),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0."),
         ({"timeout_s": 0.0}, "timeout_s must be above 0, got 0.0."),
-        ({"stop": ("",)}, "stop must be made of strings that are not empty, got ('',)."),
+        ({"stop": ("",)}, "stop must be a tuple of strings that are not empty, got ('',)."),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(options, message):
     with pytest.raises(InvalidInputError) as error:
         GenerationRequest(PROMPT, **options)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 5.0}, "top_k must be a whole number, got 5.0."),
+        ({"seed": "1"}, "seed must be a whole number, got '1'."),
+        ({"temperature": True}, "temperature must be a number, got True."),
+        ({"max_new_tokens": 8.5}, "max_new_tokens must be a whole number, got 8.5."),
+        ({"stop": "END"}, "stop must be a tuple of strings that are not empty, got 'END'."),
+        ({"stop": (5,)}, "stop must be a tuple of strings that are not empty, got (5,)."),
+        ({"eos_token_ids": (None,)}, "eos_token_ids must be a tuple of token ids, got (None,)."),
+        ({"prompt_ids": "12"}, "prompt_ids must be token ids, not text, got '12'."),
+    ],
+)
+def test_values_of_another_type_are_refused_by_name(options, message):
+    with pytest.raises(InvalidInputError) as error:
+        GenerationRequest(**{"prompt_ids": PROMPT, **options})
+    assert str(error.value) == message
+
+
+def test_prompts_of_numbers_that_are_no_ids_are_refused(engine):
+    with pytest.raises(InvalidInputError, match=r"A prompt is a sequence of token ids, whole numbers: "):
+        engine.submit(GenerationRequest([9.7, 10.2]))
+    assert engine.stats().open_requests == 0
+
+
+@pytest.mark.parametrize("limits", [{"max_queue_size": 1}, {"request_timeout_s": 0.001}, {"max_context_length": 8}])
+def test_small_limits_for_callers_do_not_change_the_engine(limits):
+    engine = open_engine(random_model("llama"), byte_tokenizer(), SMALL.model_copy(update=limits))
+    assert engine.stats().engine == "transformers"
+    engine.close()
+
+
+@pytest.mark.parametrize("ending", ["finished", "cancelled", "out of time"])
+def test_every_iteration_of_a_stream_ends(engine, ending):
+    timeout = 0.05 if ending == "out of time" else 60
+    stream = engine.submit(GenerationRequest(PROMPT, max_new_tokens=240, eos_token_ids=(), timeout_s=timeout))
+    if ending == "cancelled":
+        stream.cancel()
+    errors = []
+
+    def iterate():
+        try:
+            list(stream)
+        except (RequestCancelledError, RequestTimeoutError) as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=iterate, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in threads)
+    iterate()
+    assert len(errors) == (0 if ending == "finished" else 3)
+
+
+def test_a_short_prompt_with_a_long_answer_does_not_push_its_group_over_the_context(open_model):
+    _, engine = open_model("gptj", "generate")
+    short, long = random_prompts(5, 250)
+    first = engine.submit(GenerationRequest(short, max_new_tokens=5, eos_token_ids=()))
+    streams = [
+        engine.submit(GenerationRequest(prompt, max_new_tokens=limit, eos_token_ids=()))
+        for prompt, limit in [(long, 6), (short, 200)]
+    ]
+    assert [len(stream.result().token_ids) for stream in [first, *streams]] == [5, 6, 200]
+
+
+def test_the_pages_of_a_request_with_nan_do_not_poison_later_prompts():
+    model = random_model("llama")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[300] = torch.nan
+    engine = open_engine(model, byte_tokenizer(), SMALL)
+    prompt = random_prompts(100)[0]
+    try:
+        streams = [engine.submit(GenerationRequest(ids, max_new_tokens=8)) for ids in (prompt, [9, 300, 11])]
+        for stream in streams:  # the first shares a step with the second, and its fate in packed attention
+            with suppress(GenerationError):
+                stream.result()
+        later = generate(engine, prompt=prompt)
+        assert list(later.token_ids) == plain_greedy(random_model("llama"), prompt, 8)
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("arguments", [("score", "abc"), ("choose", "abc", ["x"]), ("choose", ["abc"], "yes")])
+def test_a_bare_string_is_not_taken_for_a_list_of_characters(open_model, arguments):
+    _, engine = open_model("llama")
+    method, *values = arguments
+    with pytest.raises(InvalidInputError, match=rf"{method}\(\) takes a list of \w+, got the string '\w+'"):
+        getattr(engine, method)(*values)
+
+
+def test_a_model_in_training_mode_answers_as_in_evaluation():
+    model = random_model("gpt2").train()
+    engine = open_engine(model, byte_tokenizer(), SMALL)
+    assert engine.stats().engine == "transformers"
+    assert list(generate(engine).token_ids) == plain_greedy(random_model("gpt2"), PROMPT, 8)
+    engine.close()
+
+
+@pytest.mark.parametrize("tokenizer", [None, object()])
+def test_a_tokenizer_that_cannot_stream_is_refused(tokenizer, engine_name):
+    with pytest.raises(InvalidInputError, match=r"The engine needs a fast tokenizer \(a tokenizer.json file\), got "):
+        open_engine(random_model("llama"), tokenizer, SMALL, engine_name)
+
+
+def test_more_pages_than_memory_are_refused_with_the_numbers():
+    with pytest.raises(HardwareError, match=r"num_blocks=1000000000 needs \d+ MiB, and \d+ MiB are free\. Ask for at"):
+        open_engine(random_model("llama"), byte_tokenizer(), SMALL.model_copy(update={"num_blocks": 10**9}))
 
 
 def test_a_request_without_a_limit_gets_the_default_cut_to_the_context(open_model, engine_name):
