@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlflow_llm_plugins import openai_api
-from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError, mlflow_errors
+from mlflow_llm_plugins.errors import InvalidInputError, QueueFullError, UnsupportedFeatureError, mlflow_errors
 from mlflow_llm_plugins.generation import GenerationEngine, GenerationOutput, GenerationRequest, GenerationStream
 from mlflow_llm_plugins.openai_api.fields import named
 from mlflow_llm_plugins.quantized_llm.batch import generate_all, numbered
@@ -175,17 +176,29 @@ class QuantizedLLMPyfunc:
     def _chunks(
         self, requests: Sequence[GenerationRequest], chunks: openai_api.Chunks, n: int
     ) -> Iterator[openai_api.Chunk]:
-        streams: list[GenerationStream] = []
+        waiting, streams = deque(requests), deque[GenerationStream]()
+        outputs: list[GenerationOutput] = []
         try:
             with mlflow_errors():
-                for request in requests:
-                    streams.append(self._engine.submit(request))
-                for index, stream in enumerate(streams):
-                    yield from _choice(chunks, index, stream)
-                yield from chunks.closing(_grouped([stream.result() for stream in streams], n))
+                while waiting or streams:
+                    self._submit_some(waiting, streams)
+                    yield from _choice(chunks, len(outputs), streams[0])
+                    outputs.append(streams.popleft().result())
+                yield from chunks.closing(_grouped(outputs, n))
         finally:
             for stream in streams:
                 stream.cancel()
+
+    def _submit_some(self, waiting: deque[GenerationRequest], streams: deque[GenerationStream]) -> None:
+        """As many as our share of the queue and the queue itself allow, but one at least."""
+        while waiting and len(streams) < self._max_in_flight:
+            try:
+                streams.append(self._engine.submit(waiting[0]))
+            except QueueFullError:
+                if not streams:
+                    raise
+                return
+            waiting.popleft()
 
 
 def _choice(chunks: openai_api.Chunks, index: int, stream: GenerationStream) -> Iterator[openai_api.Chunk]:

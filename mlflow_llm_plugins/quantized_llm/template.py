@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
 from mlflow_llm_plugins.lookup import did_you_mean
 from mlflow_llm_plugins.quantized_llm.checkpoint import GENERATION_CONFIG_FILE
 from mlflow_llm_plugins.quantized_llm.record import Task
@@ -114,7 +114,16 @@ def _checked(defaults: dict[str, Any]) -> dict[str, Any]:
 
 def _with_sampling(given: dict[str, Any]) -> dict[str, Any]:
     """Requests say temperature=0 for greedy; transformers says do_sample=False and refuses a temperature beside it."""
+    if given.get("max_length") is not None:
+        raise UnsupportedFeatureError(
+            f"generation_config: max_length={given['max_length']!r} counts the prompt as well and is not supported by "
+            "this engine; use max_new_tokens."
+        )
     if given.get("temperature") == 0:
+        if given.get("do_sample"):
+            raise InvalidInputError(
+                "generation_config: temperature=0 is greedy and do_sample=True draws. Give only one of them."
+            )
         del given["temperature"]
         return {"do_sample": False, **given}
     if any(given.get(key) is not None for key in SAMPLING_KEYS):

@@ -333,8 +333,9 @@ class TestStreams:
         refusal = refusal_of(list, stream)
         assert (refusal.message, refusal.error_code) == ("The logits are not finite.", "INTERNAL_ERROR")
 
-    def test_choices_that_do_not_fit_in_the_queue_leave_the_engine_again(self, tokenizer):
+    def test_a_queue_full_of_others_requests_is_said(self, tokenizer):
         engine = FakeEngine(tokenizer, queue_size=2)
+        engine.taken_by_others = 2
         assert refusal_of(list, model(engine).predict_stream({"prompt": "a", "n": 3})).get_http_status_code() == 429
         assert engine.open == []
 
@@ -503,3 +504,11 @@ class TestPyFuncModel:
 
     def test_the_raw_model_is_reachable(self, artifact, engine):
         assert artifact().get_raw_model() is engine
+
+
+def test_a_stream_of_more_choices_than_the_queue_holds_is_delivered(tokenizer):
+    engine = FakeEngine(tokenizer, queue_size=3)
+    chunks = list(model(engine, COMPLETIONS).predict_stream({"prompt": "a", "n": 8, "temperature": 1.0}))
+    assert {chunk["choices"][0]["index"] for chunk in chunks if chunk["choices"]} == set(range(8))
+    assert engine.open == []
+    assert engine.most_open <= 3

@@ -132,3 +132,23 @@ def test_request_default_out_of_range_is_refused() -> None:
 def test_request_defaults_that_contradict_one_another_are_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"generation_config=.*temperature"):
         request_defaults({"do_sample": False, "temperature": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"temperature": 0, "do_sample": True},
+            "generation_config: temperature=0 is greedy and do_sample=True draws. Give only one of them.",
+        ),
+        (
+            {"max_length": 12},
+            "generation_config: max_length=12 counts the prompt as well and is not supported by this engine; "
+            "use max_new_tokens.",
+        ),
+    ],
+)
+def test_defaults_that_would_not_do_what_they_say_are_refused(given, message):
+    with pytest.raises(InvalidInputError) as error:
+        request_defaults(given)
+    assert str(error.value) == message
