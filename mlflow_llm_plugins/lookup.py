@@ -11,8 +11,8 @@ from mlflow_llm_plugins.errors import InvalidInputError
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?`, or an empty string when nothing known is near."""
-    near = difflib.get_close_matches(str(name), list(known), n=1)
+    """` Did you mean 'x'?`, or an empty string when nothing known is near; upper case counts as lower."""
+    near = difflib.get_close_matches(str(name).lower(), list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

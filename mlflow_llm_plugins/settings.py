@@ -26,8 +26,10 @@ class Settings(BaseModel):
             source: Where they came from, for the message, for example "engine_config".
 
         Raises:
-            InvalidInputError: Names every wrong key and value, what is allowed, and the nearest known key.
+            InvalidInputError: It is no mapping, or it names every wrong key and value, what is allowed, and the nearest known key.
         """
+        if not isinstance(raw, Mapping):
+            raise InvalidInputError(f"{source} must be a dictionary, got {raw!r}.")
         try:
             return cls.model_validate(dict(raw))
         except ValidationError as error:
@@ -40,4 +42,5 @@ class Settings(BaseModel):
         if problem["type"] == "extra_forbidden":
             known = sorted(cls.model_fields)
             return f"unknown key {key!r}.{did_you_mean(key, known)} Known keys: {', '.join(known)}"
-        return f"{key}={problem['input']!r}: {problem['msg']}"
+        message = problem["msg"].removeprefix("Value error, ")  # pydantic's, before what our own validators say
+        return f"{key}={problem['input']!r}: {message}"

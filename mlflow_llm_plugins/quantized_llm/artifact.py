@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_llm_plugins.errors import CheckpointError, UnsupportedFeatureError
 from mlflow_llm_plugins.quantized_llm import hub
-from mlflow_llm_plugins.quantized_llm.checkpoint import GENERATION_CONFIG_FILE, Checkpoint, read_config
+from mlflow_llm_plugins.quantized_llm.checkpoint import GENERATION_CONFIG_FILE, Checkpoint, read_config, read_generation_config
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
 from mlflow_llm_plugins.quantized_llm.quantization import (
     Quantization,
@@ -75,8 +74,7 @@ class Artifact:
     @property
     def generation_config(self) -> dict[str, Any]:
         """Request defaults, in transformers' words: the model's own with those given when it was logged."""
-        file = self.path / MODEL_FOLDER / GENERATION_CONFIG_FILE
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return read_generation_config(self.path / MODEL_FOLDER)
 
     def load(self, config: ModelConfig, *, trust_remote_code: bool) -> Components:
         """Load tokenizer and weights.
@@ -101,7 +99,9 @@ class Artifact:
         model = self._load_weights(config, to_apply, trust_remote_code)
         if expand:
             _logger.warning("Expanding %s weights: they take more memory and keep its rounding.", expand.method)
-            model = dequantize(model)
+            model = dequantize(model, config.dtype)
+        elif stored:
+            self._warn_of_unused_dtype(config.dtype, stored)
         return Components(model, tokenizer)
 
     def _load_weights(self, config: ModelConfig, to_apply: Quantization | None, trust_remote_code: bool) -> Any:
@@ -120,6 +120,16 @@ class Artifact:
 
             model.generation_config = GenerationConfig.from_pretrained(defaults.parent)
         return model
+
+    def _warn_of_unused_dtype(self, dtype: str | None, stored: Quantization) -> None:
+        if dtype and self.record.dtype and dtype != self.record.dtype:
+            _logger.warning(
+                "dtype=%r has no effect: the weights were saved quantized with %s beside %s, and stay so. Log the "
+                "model with that dtype in engine_config, or expand it with quantization='none'.",
+                dtype,
+                stored.method,
+                self.record.dtype,
+            )
 
     def _quantization_at_load(self) -> Quantization | None:
         recorded = self.record.quantization

@@ -64,7 +64,7 @@ def read_config(folder: Path, name: str | None = None) -> dict[str, Any]:
         name: What messages call it; None is the folder's path.
 
     Raises:
-        CheckpointError: There is none, or the model is no causal language model.
+        CheckpointError: There is none, it is damaged, or the model is no causal language model.
     """
     name = name or str(folder)
     file = folder / CONFIG_FILE
@@ -73,9 +73,20 @@ def read_config(folder: Path, name: str | None = None) -> dict[str, Any]:
             f"{name} is not a checkpoint: it has no {CONFIG_FILE}{_describe_content(folder)}. Give a directory as "
             "`model.save_pretrained(directory)` writes it, or the Hub id of one."
         )
-    config: dict[str, Any] = _read_json(file)
+    config = _read_table(file)
+    _check_fields(config, file)
     check_causal(config, name)
     return config
+
+
+def read_generation_config(folder: Path) -> dict[str, Any]:
+    """The folder's generation_config.json; empty where it has none.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    file = folder / GENERATION_CONFIG_FILE
+    return _read_table(file) if file.is_file() else {}
 
 
 def check_causal(config: Mapping[str, Any], name: str) -> None:
@@ -122,12 +133,12 @@ def weight_names(folder: Path) -> list[str]:
     """Names of the safetensors files that transformers would load from the folder.
 
     Raises:
-        CheckpointError: There are none; tells of pickled weights.
+        CheckpointError: There are none, told with the pickled ones; or the index is damaged.
     """
     if (folder / WEIGHTS_FILE).is_file():
         return [WEIGHTS_FILE]
     if (folder / INDEX_FILE).is_file():
-        return sorted(set(_read_json(folder / INDEX_FILE)["weight_map"].values()))
+        return _indexed_names(folder / INDEX_FILE)
     pickled = sorted(file.name for pattern in PICKLED_PATTERNS for file in folder.glob(pattern))
     if pickled:
         raise CheckpointError(
@@ -171,10 +182,11 @@ def _read_header(file: Path) -> dict[str, Any]:
             raise CheckpointError(_not_safetensors(file, start))
         try:
             header: dict[str, Any] = json.loads(stream.read(length))
-        except ValueError as error:
+            header.pop("__metadata__", None)
+            data = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # no JSON, or no table of tensors
             raise CheckpointError(_not_safetensors(file, start)) from error
-    header.pop("__metadata__", None)
-    expected = _HEADER_LENGTH.size + length + max((t["data_offsets"][1] for t in header.values()), default=0)
+    expected = _HEADER_LENGTH.size + length + data
     if size != expected:
         raise CheckpointError(
             f"{file} is damaged: it has {size:,} bytes, its header promises {expected:,}. Copy or download it again."
@@ -183,13 +195,13 @@ def _read_header(file: Path) -> dict[str, Any]:
 
 
 def _not_safetensors(file: Path, start: bytes) -> str:
-    why = "a git-LFS pointer, not the file itself" if start.startswith(b"version ") else "no safetensors file"
+    why = "a git-LFS pointer, not the file itself" if start.startswith(b"version ") else "no safetensors file, or cut off"
     return f"{file} is damaged: it is {why}. Copy or download it again."
 
 
 def _first_float_dtype(headers: list[dict[str, Any]]) -> str:
     """What transformers takes too where config.json names no type."""
-    dtypes = (TORCH_DTYPES.get(tensor["dtype"]) for header in headers for tensor in header.values())
+    dtypes = (TORCH_DTYPES.get(tensor.get("dtype")) for header in headers for tensor in header.values())
     return next((dtype for dtype in dtypes if dtype), "float32")
 
 
@@ -219,6 +231,33 @@ def _describe_content(folder: Path) -> str:
     return ""
 
 
+def _check_fields(config: Mapping[str, Any], file: Path) -> None:
+    """Refuse types that no configuration has, among the fields that are read here."""
+    architectures = config.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise CheckpointError(f'{file} has architectures={architectures!r}; it must be a list, as ["LlamaForCausalLM"].')
+    for field in ("quantization_config", "text_config", "auto_map"):
+        if not isinstance(config.get(field) or {}, dict):
+            raise CheckpointError(f"{file} has {field}={config[field]!r}; it must be an object.")
+
+
+def _indexed_names(index: Path) -> list[str]:
+    names = _read_table(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{index} is damaged: it has no weight_map from weights to files. {_COPY_AGAIN}")
+    for name in names.values():
+        if Path(name).name != name:
+            raise CheckpointError(f"{index} is damaged: {name!r} is no file beside it. {_COPY_AGAIN}")
+    return sorted(set(names.values()))
+
+
+def _read_table(file: Path) -> dict[str, Any]:
+    content = _read_json(file)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} is damaged: it must be a JSON object, got {json.dumps(content)[:40]}. {_COPY_AGAIN}")
+    return content
+
+
 def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
@@ -226,6 +265,7 @@ def _read_json(file: Path) -> Any:
         raise CheckpointError(f"{file} is damaged: {error}. Copy or download it again.") from error
 
 
+_COPY_AGAIN = "Copy or download it again."
 _NEEDS_CAUSAL = (
     "This flavor takes models that continue a text, such as LlamaForCausalLM, Qwen3ForCausalLM or GPT2LMHeadModel."
 )

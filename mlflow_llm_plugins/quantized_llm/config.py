@@ -80,12 +80,13 @@ class ModelConfig(EngineSettings):
             "model_config": model_config,
             "inference_config": inference_config,
         }.items():
-            if twice := sorted(set(given) & set(part or {})):
+            parsed = cls.parse({} if part is None else part, source).as_given()
+            if twice := sorted(set(given) & set(parsed)):
                 raise InvalidInputError(
                     f"{', '.join(twice)} given twice, the second time in {source}. Give each key in only one of "
                     "engine_config and model_config."
                 )
-            given |= cls.parse(part or {}, source).as_given()
+            given |= parsed
         return cls.parse(given, "model_config")
 
     @classmethod

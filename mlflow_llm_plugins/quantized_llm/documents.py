@@ -29,10 +29,13 @@ def license_of(folder: Path) -> str | None:
         return None
     try:
         metadata = metadata_load(card) or {}
-    except ValueError as error:  # the card is the author's own writing; a bad one must not stop the log
+    except (ValueError, TypeError) as error:  # the card is the author's own writing; a bad one must not stop the log
         _logger.info("The head of %s is not readable: %s", card, error)
+        return None
+    if not isinstance(metadata, dict):
         return None
     found = metadata.get("license")
     if found == "other":
         found = metadata.get("license_name") or found
-    return ", ".join(found) if isinstance(found, list) else found
+    names = found if isinstance(found, list) else [found]
+    return ", ".join(name for name in names if isinstance(name, str)) or None

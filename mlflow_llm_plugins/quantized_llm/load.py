@@ -37,7 +37,8 @@ def load_model(
         model_uri: Any MLflow URI, for example "models:/chat@champion".
         return_type: "pipeline" (text-generation), "model", or "components": a dict of "model" and "tokenizer".
         device_map: As transformers takes it; None is the first accelerator, else the CPU.
-        dtype: Of the weights that are not quantized, for example "bfloat16".
+        dtype: Of the weights that are not quantized, for example "bfloat16"; of all with quantization="none".
+            Weights that were saved quantized keep the types they were saved with, with a warning.
         attn_implementation: As transformers takes it.
         max_memory: By device, for device_map="auto".
         quantization: As for `log_model`. None applies what is recorded; "none" switches it off: a reference is

@@ -34,6 +34,7 @@ from mlflow_llm_plugins.quantized_llm.tokenizer import (
     save_tokenizer,
 )
 from mlflow_llm_plugins.quantized_llm.weights import (
+    check_weights,
     checkpoint_of,
     copy_checkpoint,
     count_parameters,
@@ -56,6 +57,7 @@ class SavePlan:
     chat_template: str | None  # given, instead of the tokenizer's
     prompt_template: str | None
     request_defaults: dict[str, Any] | None
+    parameters: int | None  # logical; None: only counted when the model in memory is written
 
     def write(self, folder: Path, *, staged: bool) -> FlavorRecord:
         """Write the model folder and describe what it holds.
@@ -88,7 +90,9 @@ class SavePlan:
         elif source.model is not None:
             write_model(source.model, folder)
         else:
-            copy_checkpoint(source.open_checkpoint(), folder, staged=staged, code=source.trust_remote_code)
+            checkpoint = source.open_checkpoint()
+            check_weights(checkpoint, source.trust_remote_code)
+            copy_checkpoint(checkpoint, folder, staged=staged, code=source.trust_remote_code)
 
     def _record(self, folder: Path, dtype: str, weight_bytes: int) -> FlavorRecord:
         source = self.source
@@ -99,7 +103,7 @@ class SavePlan:
             weights=self.reference or WeightsRecord(location="artifact"),
             quantization=quantization,
             dtype=dtype,
-            parameters=count_parameters(folder, source.trust_remote_code),
+            parameters=self.parameters or count_parameters(folder, source.trust_remote_code),
             weight_bytes=weight_bytes,
             architecture=architecture_of(source.config),
             base_model=source.base_model,
@@ -157,6 +161,7 @@ def plan_save(
     )
     check_chat_template(source.tokenizer, chat_template)
     quantize, at_load = _decide(source, requested, at_load, save_pretrained)
+    counted = source.folder if source.model is None else None
     return SavePlan(
         source=source,
         config=config.without("quantization"),
@@ -167,6 +172,7 @@ def plan_save(
         chat_template=chat_template,
         prompt_template=prompt_template,
         request_defaults=defaults,
+        parameters=count_parameters(counted, trust_remote_code) if counted else None,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from mlflow_llm_plugins.errors import (
     HardwareError,
     InvalidInputError,
+    LLMError,
     MissingDependencyError,
     UnsupportedFeatureError,
 )
@@ -196,11 +197,13 @@ def still_to_apply(wanted: Quantization | None, stored: Quantization | None) -> 
     """What remains of `wanted` on weights that are stored as they are: nothing where they have that method already.
 
     Raises:
-        InvalidInputError: They are quantized with another method, or should not be quantized but are.
+        InvalidInputError: They are quantized with another method or other settings, or should not be quantized but are.
     """
     if wanted is None or stored is None:
         return None if wanted is None or wanted.is_none else wanted
     if wanted.method == stored.method:
+        _refuse_other_settings(wanted, stored)
+        _logger.info("The weights are quantized with %r already; they stay as they are.", stored.method)
         return None
     raise InvalidInputError(
         f"quantization={wanted.method!r}, but the weights are quantized with {stored.method!r} already. Leave "
@@ -208,19 +211,54 @@ def still_to_apply(wanted: Quantization | None, stored: Quantization | None) -> 
     )
 
 
+def _refuse_other_settings(wanted: Quantization, stored: Quantization) -> None:
+    has = _with_defaults(stored)
+    other = {key: value for key, value in wanted.config.items() if _comparable(value) != _comparable(has.get(key))}
+    if other:
+        raise InvalidInputError(
+            f"quantization={wanted.method!r} with {_listed(other)}, but the weights are quantized already, with "
+            f"{_listed({key: has.get(key) for key in other})}. Leave quantization out to keep them, or start from the "
+            "checkpoint that is not quantized."
+        )
+
+
+def _with_defaults(quantization: Quantization) -> Mapping[str, Any]:
+    try:
+        return {**_plain(quantization.to_transformers()), **quantization.config}
+    except LLMError:  # a method whose package is not installed; then only what is written counts
+        return quantization.config
+
+
+def _comparable(value: Any) -> str:
+    """Types of torch are spelled in three ways."""
+    return str(value).removeprefix("torch.")
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in settings.items())
+
+
 def _named(name: Any, settings: Mapping[str, Any]) -> Quantization:
-    if name == NONE and not settings:
+    if name == NONE:
+        if settings:
+            raise InvalidInputError(f"quantization='none' takes no settings, got {_listed(settings)}. Leave them out.")
         return Quantization(NONE, {})
-    if name not in QUANTIZATION_CONFIGS:
+    if not isinstance(name, str) or name not in QUANTIZATION_CONFIGS:
         raise InvalidInputError(
             f"Unknown quantization {name!r}.{did_you_mean(name, [NONE, *QUANTIZATION_CONFIGS])} {_allowed()}"
         )
-    return _of_transformers({**QUANTIZATION_CONFIGS[name], **settings})
+    row = QUANTIZATION_CONFIGS[name]
+    if other := {key: value for key, value in settings.items() if key in row and value != row[key]}:
+        raise InvalidInputError(
+            f"quantization={name!r} means {_listed({key: row[key] for key in other})}, got {_listed(other)}. Choose "
+            "the method whose settings these are, or leave them out."
+        )
+    return _of_transformers({**row, **settings})
 
 
 def _of_transformers(config: Mapping[str, Any]) -> Quantization:
     config = dict(config)
-    if config.get("load_in_4bit") or config.get("load_in_8bit"):
+    if {"load_in_4bit", "load_in_8bit"} & set(config):
         config.setdefault("quant_method", "bitsandbytes")
     if config.get("quant_method") != "bitsandbytes":
         return Quantization(str(config.get("quant_method")), config)
@@ -229,6 +267,11 @@ def _of_transformers(config: Mapping[str, Any]) -> Quantization:
     _refuse_unknown_settings(config)
     if config.get("load_in_8bit"):
         return Quantization("int8", config)
+    if not config.get("load_in_4bit"):
+        raise InvalidInputError(
+            "A bitsandbytes configuration must set load_in_4bit or load_in_8bit, and this one sets neither. Add one, "
+            "or give the method by its name: 'nf4', 'fp4' or 'int8'."
+        )
     return Quantization(str(config.get("bnb_4bit_quant_type", "fp4")), config)
 
 

@@ -18,6 +18,7 @@ from mlflow_llm_plugins.quantized_llm.checkpoint import (
     has_weights,
     needs_own_code,
     read_config,
+    read_generation_config,
 )
 from mlflow_llm_plugins.quantized_llm.hub import HubRepo
 from mlflow_llm_plugins.quantized_llm.record import WeightsRecord
@@ -83,7 +84,10 @@ class ModelSource:
         """
         folder = self._referable()
         if self.model is not None:
-            _logger.info("The weights in memory are not saved; %s is loaded instead.", self.base_model)
+            _logger.warning(
+                "The weights in memory are not saved: %s is loaded instead, without what was changed since.",
+                self.base_model,
+            )
         if self.repo:
             return WeightsRecord(location="hub", source=self.repo.repo_id, commit=self.repo.commit)
         return WeightsRecord(location="path", source=str(folder))
@@ -171,6 +175,7 @@ def _from_name(name: str, tokenizer: Any, revision: str | None, trust_remote_cod
 def _from_folder(folder: Path, repo: HubRepo | None, tokenizer: Any, trust_remote_code: bool) -> ModelSource:
     name = repo.repo_id if repo else str(folder)
     config = read_config(folder, name)
+    read_generation_config(folder)
     if not trust_remote_code and needs_own_code(config):
         raise CheckpointError(
             f"{name} has a {config.get('model_type')!r} model that only its own Python code knows. If you have read "
@@ -187,6 +192,11 @@ def _from_memory(
     _check_model(model)
     config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
     check_causal(config, f"The {type(model).__name__} in memory")
+    if not trust_remote_code and needs_own_code(config):
+        raise CheckpointError(
+            f"The {type(model).__name__} in memory is a {config.get('model_type')!r} model that only its own Python "
+            "code knows, and that code must run again when it is loaded. Pass trust_remote_code=True."
+        )
     repo, folder = _origin(model.name_or_path or "", revision, fetch=tokenizer is None or by_reference)
     if tokenizer is None:
         if folder is None:
@@ -233,5 +243,10 @@ def _origin(name: str, revision: str | None, *, fetch: bool) -> tuple[HubRepo | 
 def _named_tokenizer(name: str, trust_remote_code: bool) -> Any:
     if Path(name).is_dir():
         return load_tokenizer(Path(name), name=name, trust_remote_code=trust_remote_code)
+    if not hub.is_repo_id(name):
+        raise InvalidInputError(
+            f"tokenizer={name!r} is neither a directory that exists nor a Hub id. Give one of them, or a tokenizer: "
+            "tokenizer=AutoTokenizer.from_pretrained(...)."
+        )
     _, folder = hub.download_description(name, None)
     return load_tokenizer(folder, name=name)

@@ -10,19 +10,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow_llm_plugins.errors import CheckpointError, UnsupportedFeatureError
+from mlflow_llm_plugins.errors import (
+    CheckpointError,
+    HardwareError,
+    InvalidInputError,
+    LLMError,
+    MissingDependencyError,
+    UnsupportedFeatureError,
+)
 from mlflow_llm_plugins.quantized_llm.checkpoint import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
     INDEX_FILE,
     Checkpoint,
 )
+from mlflow_llm_plugins.quantized_llm.completeness import check_complete, check_quantized, check_reloadable
 from mlflow_llm_plugins.quantized_llm.packed import savable
-from mlflow_llm_plugins.quantized_llm.quantization import Quantization
+from mlflow_llm_plugins.quantized_llm.quantization import Quantization, of_checkpoint
 from mlflow_llm_plugins.quantized_llm.repeated_warnings import say_once
 from mlflow_llm_plugins.quantized_llm.source import ModelSource
 
-BITSANDBYTES_WEIGHTS = {"Params4bit", "Int8Params"}
+DEVICE_STRATEGIES = {"auto", "balanced", "balanced_low_0", "sequential"}  # accelerate's
+SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
+ALWAYS_THERE = {"cpu", "disk", "meta"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,27 @@ class Placement:
     dtype: str | None = None  # None: the checkpoint's
     attn_implementation: str | None = None  # None: transformers' choice
     max_memory: Mapping[str | int, str | int] | None = None
+
+    def check(self) -> None:
+        """Refuse devices that this machine does not have.
+
+        Raises:
+            InvalidInputError: A name that no device has.
+            HardwareError: A device of another machine.
+        """
+        devices = self.device_map.values() if isinstance(self.device_map, dict) else [self.device_map]
+        for device in devices:
+            if device is not None and device not in DEVICE_STRATEGIES | ALWAYS_THERE:
+                _check_device(device)
+
+    def describe(self) -> str:
+        """What was given, as the arguments of `load_model`; empty where nothing was."""
+        given = {
+            "device_map": self.device_map,
+            "attn_implementation": self.attn_implementation,
+            "max_memory": self.max_memory,
+        }
+        return ", ".join(f"{key}={value!r}" for key, value in given.items() if value is not None)
 
     def for_transformers(self) -> dict[str, Any]:
         """Arguments of `from_pretrained`."""
@@ -61,46 +92,62 @@ def load_weights(
         trust_remote_code: Whether Python code of the checkpoint may run.
 
     Raises:
-        CheckpointError: transformers cannot load it.
+        CheckpointError: transformers cannot load it, or does not find all its weights.
+        InvalidInputError: transformers cannot do what `placement` says.
+        HardwareError: This machine lacks the device or the memory.
+        MissingDependencyError: A package is missing.
     """
     from transformers import AutoModelForCausalLM
 
     say_once()
+    placement.check()
     arguments = placement.for_transformers()
     if quantization is not None:
         arguments["quantization_config"] = quantization.to_transformers()
-    try:
+    with _explained(checkpoint, placement):
         # Only by from_pretrained: load_state_dict drops the state of 4-bit weights (bitsandbytes#1946).
-        model = AutoModelForCausalLM.from_pretrained(
-            checkpoint.folder, use_safetensors=True, trust_remote_code=trust_remote_code, **arguments
+        model, report = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are in the report, too
+            **arguments,
         )
-    except OSError as error:
-        raise CheckpointError(f"transformers cannot load {checkpoint.folder}: {error}") from error
+    check_complete(report, model, str(checkpoint.folder))
     if quantization is not None:
-        _check_quantized(model, quantization)
+        check_quantized(model, quantization)
     return model
 
 
-def _check_quantized(model: Any, quantization: Quantization) -> None:
-    """Refuse what changed nothing: layers are replaced by their class, silently none when none has it (Falcon)."""
-    if quantization.config.get("quant_method") != "bitsandbytes":
-        return
-    if not any(type(parameter).__name__ in BITSANDBYTES_WEIGHTS for parameter in model.parameters()):
-        raise UnsupportedFeatureError(
-            f"quantization={quantization.method!r} changes no layer of {type(model).__name__}: bitsandbytes replaces "
-            "torch's own linear layers, and it has none. Log it as it is."
-        )
+def check_weights(checkpoint: Checkpoint, trust_remote_code: bool) -> None:
+    """Refuse a checkpoint whose weights are not those of its model; looks at names and shapes only.
+
+    Quantized weights are left to the load: bitsandbytes cannot take them apart without reading them.
+
+    Raises:
+        CheckpointError: As `load_weights`.
+    """
+    if of_checkpoint(checkpoint.config) is None:
+        load_weights(checkpoint, Placement(device_map="meta"), trust_remote_code=trust_remote_code)
 
 
-def dequantize(model: Any) -> Any:
-    """The model with its quantized weights expanded to its own type; what quantizing rounded away stays lost.
+def dequantize(model: Any, dtype: str | None = None) -> Any:
+    """The model with its quantized weights expanded; what quantizing rounded away stays lost.
+
+    Args:
+        model: As loaded.
+        dtype: Of all its weights then, for example "float32"; None is the type of those that are not quantized.
 
     Raises:
         UnsupportedFeatureError: transformers cannot do that for this method.
     """
+    import torch
+
     method = model.config.quantization_config.quant_method
     try:
-        return model.dequantize(dtype=model.dtype)
+        wanted = getattr(torch, dtype) if dtype else model.dtype
+        return model.dequantize(dtype=wanted).to(wanted)
     except NotImplementedError as error:
         raise UnsupportedFeatureError(
             f"quantization='none': weights quantized with {str(method)!r} cannot be expanded. "
@@ -158,20 +205,90 @@ def copy_checkpoint(checkpoint: Checkpoint, folder: Path, *, staged: bool, code:
 
 
 def count_parameters(folder: Path, trust_remote_code: bool) -> int:
-    """Logical parameters of the architecture: each tied one once, whatever the weights are packed into."""
+    """Logical parameters of the architecture: each tied one once, whatever the weights are packed into.
+
+    Raises:
+        CheckpointError: transformers cannot build the model that config.json describes.
+        MissingDependencyError: The model's own code needs a package.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except ImportError as error:
+        raise MissingDependencyError(f"The model of {folder} cannot be built: {error}") from error
+    except Exception as error:  # as many classes as there are ways to get a configuration wrong
+        raise CheckpointError(
+            f"transformers cannot build the model that {folder / CONFIG_FILE} describes: {_first_lines(error)} "
+            "Correct the file, or download it again."
+        ) from error
     return int(skeleton.num_parameters())
 
 
+@contextmanager
+def _explained(checkpoint: Checkpoint, placement: Placement) -> Iterator[None]:
+    """Whatever transformers and those below it raise, as one of ours."""
+    import torch
+
+    said = f"transformers cannot load {checkpoint.folder}"
+    try:
+        yield
+    except LLMError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise HardwareError(f"{said}: the memory of the device is full. {_first_lines(error)}") from error
+    except ImportError as error:
+        raise MissingDependencyError(f"{said}: {error}") from error
+    except Exception as error:
+        given = placement.describe()
+        if given and isinstance(error, ValueError):
+            raise InvalidInputError(f"{said} with {given}: {_first_lines(error)}") from error
+        raise CheckpointError(f"{said}: {_first_lines(error)}") from error
+
+
+def _check_device(device: str | int) -> None:
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    there = [f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count())] if accelerator else []
+    allowed = f"This machine has {', '.join([*there, 'cpu'])}."
+    if isinstance(device, int):
+        found = device < len(there)
+    else:
+        try:
+            parsed = torch.device(device)
+        except RuntimeError as error:
+            names = ", ".join(repr(name) for name in sorted(DEVICE_STRATEGIES))
+            raise InvalidInputError(
+                f"device_map={device!r} is neither a device nor one of {names}. {allowed}"
+            ) from error
+        found = parsed.type == "cpu" or f"{parsed.type}:{parsed.index or 0}" in there
+    if not found:
+        raise HardwareError(f"device_map={device!r}: there is no such device. {allowed} Leave device_map out.")
+
+
 def _save_pretrained(model: Any, folder: Path) -> None:
+    """Write a model that is ours to change."""
+    check_reloadable(model)
+    _drop_unused_sampling(model.generation_config)
     model.save_pretrained(folder)
     for file in folder.glob("*.safetensors"):  # safetensors 0.8 leaves them readable for their owner alone
         file.chmod((folder / CONFIG_FILE).stat().st_mode)
+
+
+def _drop_unused_sampling(generation_config: Any) -> None:
+    """Without do_sample, transformers ignores these keys when it generates, and refuses them when it saves."""
+    if generation_config is not None and not generation_config.do_sample:
+        for key in SAMPLING_KEYS:
+            setattr(generation_config, key, None)
+
+
+def _first_lines(error: Exception) -> str:
+    """The message without its tail of advice, or the class of an error that has none."""
+    return str(error).strip().partition("\n\n")[0] or type(error).__name__
 
 
 def _first_accelerator() -> str | None:

@@ -117,7 +117,7 @@ def test_overwritten_header_is_found(copied: Path) -> None:
     content[8:40] = b"\xff" * 32
     file.write_bytes(content)
 
-    assert refusal(copied) == f"{file} is damaged: it is no safetensors file. Copy or download it again."
+    assert refusal(copied) == f"{file} is damaged: it is no safetensors file, or cut off. Copy or download it again."
 
 
 def test_git_lfs_pointer_is_recognised(copied: Path) -> None:

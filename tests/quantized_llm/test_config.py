@@ -66,7 +66,7 @@ def test_value_that_is_not_allowed_is_refused() -> None:
 
 
 def test_unknown_engine_is_answered_with_the_nearest() -> None:
-    assert "engine='transformer': Value error, unknown engine. Did you mean 'transformers'?" in refusal(
+    assert "engine='transformer': unknown engine. Did you mean 'transformers'?" in refusal(
         engine_config={"engine": "transformer"}
     )
 
