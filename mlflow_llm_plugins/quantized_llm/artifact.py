@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_llm_plugins.errors import CheckpointError, UnsupportedFeatureError
 from mlflow_llm_plugins.quantized_llm import hub
-from mlflow_llm_plugins.quantized_llm.checkpoint import GENERATION_CONFIG_FILE, Checkpoint, read_config, read_generation_config
+from mlflow_llm_plugins.quantized_llm.checkpoint import (
+    GENERATION_CONFIG_FILE,
+    Checkpoint,
+    read_config,
+    read_generation_config,
+)
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
 from mlflow_llm_plugins.quantized_llm.quantization import (
     Quantization,

@@ -195,7 +195,11 @@ def _read_header(file: Path) -> dict[str, Any]:
 
 
 def _not_safetensors(file: Path, start: bytes) -> str:
-    why = "a git-LFS pointer, not the file itself" if start.startswith(b"version ") else "no safetensors file, or cut off"
+    why = (
+        "a git-LFS pointer, not the file itself"
+        if start.startswith(b"version ")
+        else "no safetensors file, or cut off"
+    )
     return f"{file} is damaged: it is {why}. Copy or download it again."
 
 
@@ -235,7 +239,9 @@ def _check_fields(config: Mapping[str, Any], file: Path) -> None:
     """Refuse types that no configuration has, among the fields that are read here."""
     architectures = config.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
-        raise CheckpointError(f'{file} has architectures={architectures!r}; it must be a list, as ["LlamaForCausalLM"].')
+        raise CheckpointError(
+            f'{file} has architectures={architectures!r}; it must be a list, as ["LlamaForCausalLM"].'
+        )
     for field in ("quantization_config", "text_config", "auto_map"):
         if not isinstance(config.get(field) or {}, dict):
             raise CheckpointError(f"{file} has {field}={config[field]!r}; it must be an object.")
@@ -254,7 +260,9 @@ def _indexed_names(index: Path) -> list[str]:
 def _read_table(file: Path) -> dict[str, Any]:
     content = _read_json(file)
     if not isinstance(content, dict):
-        raise CheckpointError(f"{file} is damaged: it must be a JSON object, got {json.dumps(content)[:40]}. {_COPY_AGAIN}")
+        raise CheckpointError(
+            f"{file} is damaged: it must be a JSON object, got {json.dumps(content)[:40]}. {_COPY_AGAIN}"
+        )
     return content
 
 

@@ -13,7 +13,7 @@ from mlflow.models import Model
 from mlflow.models.model import ModelInfo
 from mlflow.tracking._model_registry import DEFAULT_AWAIT_MAX_SLEEP_SECONDS
 
-from mlflow_llm_plugins.errors import mlflow_errors
+from mlflow_llm_plugins.errors import InvalidInputError, mlflow_errors
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
 from mlflow_llm_plugins.quantized_llm.record import FLAVOR_NAME, FlavorRecord
 
@@ -106,9 +106,10 @@ def log_model(
     """
     with mlflow_errors():
         config = ModelConfig.at_log_time(engine_config, model_config, inference_config)
+        name, artifact_path = _allowed_name(name, "name"), _allowed_name(artifact_path, "artifact_path")
     info = Model.log(
-        artifact_path=_allowed_name(artifact_path),
-        name=_allowed_name(name),
+        artifact_path=artifact_path,
+        name=name,
         flavor=sys.modules[__package__],
         registered_model_name=registered_model_name,
         await_registration_for=await_registration_for,
@@ -147,10 +148,16 @@ def log_model(
     return info
 
 
-def _allowed_name(name: str | None) -> str | None:
-    if name is None or not FORBIDDEN_IN_NAMES.search(name):
+def _allowed_name(name: Any, argument: str) -> str | None:
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise InvalidInputError(f"{argument} must be a string, got {name!r}.")
+    if not FORBIDDEN_IN_NAMES.search(name):
         return name
     allowed = FORBIDDEN_IN_NAMES.sub("-", name).strip("-")
+    if not allowed:
+        raise InvalidInputError(f"{argument}={name!r} has no character that MLflow allows. Use letters and digits.")
     _logger.warning(
         "The name of a logged model must not contain %s: %r is logged as %r.", "/ : . % \" '", name, allowed
     )

@@ -72,6 +72,8 @@ class SavePlan:
             copy_documents(self.source.folder, folder)
         if self.reference:
             write_configuration(self.source, folder)
+            if checkpoint := self.source.local_checkpoint():
+                check_weights(checkpoint, self.source.trust_remote_code)
             stored_dtype, weight_bytes = self.source.weights_header()
             dtype = self.source.dtype or stored_dtype
         else:

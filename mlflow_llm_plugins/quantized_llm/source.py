@@ -68,13 +68,18 @@ class ModelSource:
         """The configuration of what a reference would load, which may differ from that of a model in memory."""
         return self.config if self.model is None else read_config(self._referable(), self.base_model)
 
+    def local_checkpoint(self) -> Checkpoint | None:
+        """The weights that a reference would load, where they are on this machine already."""
+        folder = self._referable()
+        return Checkpoint.open(folder) if not self.repo or has_weights(folder) else None
+
     def weights_header(self) -> tuple[str, int]:
         """Type and size in bytes of the weights that a reference would load, without fetching them."""
-        folder = self._referable()
-        if self.repo and not has_weights(folder):
-            return hub.weights_header(self.repo)
-        checkpoint = Checkpoint.open(folder)
-        return checkpoint.dtype, checkpoint.weight_bytes
+        checkpoint = self.local_checkpoint()
+        if checkpoint:
+            return checkpoint.dtype, checkpoint.weight_bytes
+        assert self.repo is not None
+        return hub.weights_header(self.repo)
 
     def reference(self) -> WeightsRecord:
         """Where to load the weights from when they are not saved.

@@ -186,3 +186,55 @@ def test_causal_models_are_accepted(tmp_path: Path, config: dict[str, Any]) -> N
     (tmp_path / "config.json").write_text(json.dumps(config))
 
     assert read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"x"'])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_file_that_is_no_object_is_damaged(copied: Path, name: str, content: str) -> None:
+    (copied / "model.safetensors").unlink()
+    (copied / name).write_text(content)
+
+    assert refusal(copied) == (
+        f"{copied / name} is damaged: it must be a JSON object, got {content}. Copy or download it again."
+    )
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": [1]}, {"weight_map": {}}, {"weight_map": {"a": 1}}])
+def test_index_without_files_is_damaged(copied: Path, index: dict[str, Any]) -> None:
+    (copied / "model.safetensors").unlink()
+    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    assert "model.safetensors.index.json is damaged: it has no weight_map from weights to files." in refusal(copied)
+
+
+@pytest.mark.parametrize("name", ["../other/model.safetensors", "/etc/model.safetensors", ".."])
+def test_index_that_leads_out_of_the_folder_is_refused(copied: Path, name: str) -> None:
+    (copied / "model.safetensors").unlink()
+    (copied / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+
+    assert f"is damaged: {name!r} is no file beside it." in refusal(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"architectures": "LlamaForCausalLM"},
+            "has architectures='LlamaForCausalLM'; it must be a list, as [\"LlamaForCausalLM\"].",
+        ),
+        ({"quantization_config": [1]}, "has quantization_config=[1]; it must be an object."),
+    ],
+)
+def test_field_of_the_wrong_type_is_named(copied: Path, change: dict[str, Any], message: str) -> None:
+    file = copied / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+
+    assert refusal(copied) == f"{file} {message}"
+
+
+@pytest.mark.parametrize("header", [[], 3, {"a": 1}, {"a": {}}, {"a": {"data_offsets": "x"}}])
+def test_header_that_is_no_table_of_tensors_is_damaged(copied: Path, header: Any) -> None:
+    content = json.dumps(header).encode()
+    (copied / "model.safetensors").write_bytes(len(content).to_bytes(8, "little") + content)
+
+    assert "is damaged: it is no safetensors file, or cut off." in refusal(copied)

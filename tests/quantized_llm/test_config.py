@@ -103,3 +103,8 @@ def test_override_leaves_the_rest() -> None:
     config = ModelConfig.at_log_time({"max_new_tokens": 7, "dtype": "float16"}, None, None)
 
     assert config.overridden(dtype="float32", device_map=None).as_given() == {"max_new_tokens": 7, "dtype": "float32"}
+
+
+@pytest.mark.parametrize("value", ["x", [1], 0])
+def test_configuration_that_is_no_dictionary_is_refused(value: Any) -> None:
+    assert refusal(engine_config=value) == f"engine_config must be a dictionary, got {value!r}."

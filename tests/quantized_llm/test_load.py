@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,14 @@ def nf4(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An artifact with weights that were saved as NF4."""
     path = tmp_path_factory.mktemp("nf4") / "artifact"
     quantized_llm.save_model(checkpoint, path, quantization="nf4")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def nf4_half(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same, where the weights that are not quantized are bfloat16."""
+    path = tmp_path_factory.mktemp("nf4_half") / "artifact"
+    quantized_llm.save_model(checkpoints("bfloat16"), path, quantization="nf4")
     return str(path)
 
 
@@ -260,6 +268,40 @@ def test_pyfunc_error_is_mlflows(copied: Path) -> None:
 
     with pytest.raises(MlflowException, match="format_version 2"):
         mlflow.pyfunc.load_model(str(copied))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device_map": "banana"}, "device_map='banana' is neither a device nor one of 'auto', 'balanced', "),
+        ({"device_map": {"": "banana"}}, "device_map='banana' is neither a device nor one of "),
+        ({"device_map": "cuda:99"}, "device_map='cuda:99': there is no such device. This machine has "),
+        ({"device_map": 99}, "device_map=99: there is no such device. This machine has "),
+        ({"attn_implementation": "zzz"}, "with attn_implementation='zzz': "),
+        ({"max_memory": {"cpu": "banana"}}, "with max_memory={'cpu': 'banana'}: "),
+    ],
+)
+def test_placement_that_cannot_be_is_named(full: str, arguments: dict[str, Any], message: str) -> None:
+    assert message in refusal(full, **arguments)
+
+
+def test_expanded_weights_have_the_type_that_was_asked_for(nf4_half: str) -> None:
+    expanded = quantized_llm.load_model(nf4_half, return_type="model", quantization="none", dtype="float32")
+
+    assert {parameter.dtype for parameter in expanded.parameters()} == {torch.float32}
+
+
+def test_type_that_quantized_weights_cannot_take_is_warned_of(nf4_half: str, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = quantized_llm.load_model(nf4_half, return_type="model", dtype="float32")
+
+    assert loaded.dtype == torch.bfloat16
+    assert (
+        caplog.messages.count(
+            "dtype='float32' has no effect: the weights were saved quantized with nf4 beside bfloat16, and stay so. Log the "
+            "model with that dtype in engine_config, or expand it with quantization='none'."
+        )
+        == 1
+    )
 
 
 class _Settings:

@@ -111,3 +111,17 @@ def test_refusal_carries_mlflows_error_code(tracking: str, checkpoint: Path) -> 
 
     assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
     assert "Did you mean 'int8'?" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (5, "name must be a string, got 5."),
+        ("...", "name='...' has no character that MLflow allows. Use letters and digits."),
+    ],
+)
+def test_name_that_cannot_be_mended_is_refused(checkpoint: Path, name: Any, message: str) -> None:
+    with pytest.raises(MlflowException) as caught:
+        quantized_llm.log_model(checkpoint, name=name)
+
+    assert caught.value.message == message

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 from transformers import AwqConfig, BitsAndBytesConfig, FineGrainedFP8Config, QuantoConfig
 
 from mlflow_llm_plugins import hardware
@@ -25,6 +26,7 @@ from mlflow_llm_plugins.quantized_llm.quantization import (
     still_to_apply,
 )
 
+BF16 = torch.bfloat16
 ALLOWED = (
     "Allowed: None, 'none', 'nf4', 'fp4', 'int8', "
     '{"method": name, setting: value, ...}, or any transformers quantization config as an object or dict.'
@@ -160,8 +162,6 @@ def test_missing_package_of_another_method_is_named() -> None:
 
 
 def test_method_that_needs_another_machine_is_refused_with_the_reason() -> None:
-    import torch
-
     if torch.accelerator.is_available():
         pytest.skip("FP8 may run here")
 
@@ -195,3 +195,70 @@ def test_slow_processor_is_told_about(
 
     said = "int8 saves memory, but this CPU has no AVX-512: bitsandbytes is slower than float32 on it."
     assert any(said in message for message in caplog.messages) == warned
+
+
+@pytest.mark.parametrize(
+    ("wanted", "stored", "said"),
+    [
+        (
+            {"method": "nf4", "bnb_4bit_use_double_quant": True},
+            "nf4",
+            "quantization='nf4' with bnb_4bit_use_double_quant=True, but the weights are quantized already, with "
+            "bnb_4bit_use_double_quant=False.",
+        ),
+        (
+            {"method": "int8", "llm_int8_threshold": 4.0},
+            "int8",
+            "quantization='int8' with llm_int8_threshold=4.0, but the weights are quantized already, with "
+            "llm_int8_threshold=6.0.",
+        ),
+        (
+            {"quant_method": "gptq", "bits": 3},
+            {"quant_method": "gptq", "bits": 4},
+            "quantization='gptq' with bits=3, but the weights are quantized already, with bits=4.",
+        ),
+    ],
+)
+def test_settings_that_differ_from_those_of_the_weights_are_refused(wanted: Any, stored: Any, said: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        still_to_apply(parsed(wanted), parsed(stored))
+
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ["nf4", {"method": "nf4", "bnb_4bit_use_double_quant": False}, {"method": "nf4", "bnb_4bit_compute_dtype": BF16}],
+)
+def test_settings_that_the_weights_have_change_nothing(wanted: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert still_to_apply(parsed(wanted), parsed("nf4").completed("bfloat16")) is None
+
+    assert caplog.messages == ["The weights are quantized with 'nf4' already; they stay as they are."]
+
+
+def test_name_in_upper_case_is_answered_with_the_right_one() -> None:
+    assert refusal(InvalidInputError, "NF4").startswith("Unknown quantization 'NF4'. Did you mean 'nf4'?")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"method": ["nf4"]}, "Unknown quantization ['nf4']."),
+        ({"method": "none", "x": 1}, "quantization='none' takes no settings, got x=1. Leave them out."),
+        (
+            {"method": "nf4", "bnb_4bit_quant_type": "fp4"},
+            "quantization='nf4' means bnb_4bit_quant_type='nf4', got bnb_4bit_quant_type='fp4'.",
+        ),
+    ],
+)
+def test_settings_that_contradict_the_method_are_refused(value: Any, said: str) -> None:
+    assert refusal(InvalidInputError, value).startswith(said)
+
+
+@pytest.mark.parametrize("value", [{"load_in_4bit": False}, BitsAndBytesConfig(), {"quant_method": "bitsandbytes"}])
+def test_bitsandbytes_without_a_width_is_refused(value: Any) -> None:
+    assert refusal(InvalidInputError, value) == (
+        "A bitsandbytes configuration must set load_in_4bit or load_in_8bit, and this one sets neither. Add one, or "
+        "give the method by its name: 'nf4', 'fp4' or 'int8'."
+    )

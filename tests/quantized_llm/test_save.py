@@ -270,3 +270,28 @@ def test_method_for_loading_is_recorded_without_quantizing(checkpoint: Path, art
     assert section(artifact)["quantization"]["applied"] == "when loaded"
     loaded = quantized_llm.load_model(str(artifact), return_type="model")
     assert type(loaded.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
+
+
+@pytest.mark.parametrize("license_", ["5", "true", "{a: 1}", "[5]"])
+def test_licence_that_is_no_text_does_not_stop_saving(
+    checkpoint: Path, tmp_path: Path, artifact: Path, license_: str
+) -> None:
+    copied = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    (copied / "README.md").write_text(f"---\nlicense: {license_}\n---\n# Card")
+
+    quantized_llm.save_model(copied, artifact)
+
+    assert section(artifact)["license"] is None
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ messages + 1 }}", "chat_template cannot render a chat of one user message: TypeError: "),
+        ({"default": "x"}, "chat_template must be a Jinja template as a string, got {'default': 'x'}."),
+    ],
+)
+def test_chat_template_that_cannot_be_used_is_refused(
+    checkpoint: Path, artifact: Path, template: Any, message: str
+) -> None:
+    assert refusal(checkpoint, artifact, chat_template=template).startswith(message)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from peft import LoraConfig, get_peft_model
-from transformers import pipeline
+from transformers import LlamaForCausalLM, pipeline
 
 from mlflow_llm_plugins.errors import CheckpointError, InvalidInputError, LLMError, UnsupportedFeatureError
 from mlflow_llm_plugins.quantized_llm.source import find_source
@@ -169,3 +169,37 @@ def _with_mask(tokenizer: Any) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.backend_tokenizer, mask_token="<|user|>", pad_token="<|pad|>"
     )
+
+
+@pytest.mark.parametrize("name", ["/no/such/dir", "a/b/c"])
+def test_tokenizer_that_is_neither_directory_nor_hub_id_is_refused(checkpoint: Path, name: str) -> None:
+    assert refusal(InvalidInputError, checkpoint, tokenizer=name) == (
+        f"tokenizer={name!r} is neither a directory that exists nor a Hub id. Give one of them, or a tokenizer: "
+        "tokenizer=AutoTokenizer.from_pretrained(...)."
+    )
+
+
+def test_damaged_request_defaults_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    (copied / "generation_config.json").write_text("{")
+
+    assert refusal(CheckpointError, copied).startswith(f"{copied / 'generation_config.json'} is damaged: ")
+
+
+def test_code_of_a_model_in_memory_must_be_trusted(llama: Any, tokenizer: Any) -> None:
+    llama.config.model_type = "own-llama"
+    llama.config.auto_map = {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+
+    assert refusal(CheckpointError, llama, tokenizer=tokenizer) == (
+        "The LlamaForCausalLM in memory is a 'own-llama' model that only its own Python code knows, and that code must "
+        "run again when it is loaded. Pass trust_remote_code=True."
+    )
+
+
+def test_reference_warns_that_changes_in_memory_are_not_kept(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    find_source(LlamaForCausalLM.from_pretrained(checkpoint)).reference()
+
+    said = f"The weights in memory are not saved: {checkpoint} is loaded instead, without what was changed since."
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [said]
