@@ -26,7 +26,8 @@ class Settings(BaseModel):
             source: Where they came from, for the message, for example "engine_config".
 
         Raises:
-            InvalidInputError: It is no mapping, or it names every wrong key and value, what is allowed, and the nearest known key.
+            InvalidInputError: `raw` is no mapping, or has wrong keys or values; names each, what is allowed, and the
+                nearest known key.
         """
         if not isinstance(raw, Mapping):
             raise InvalidInputError(f"{source} must be a dictionary, got {raw!r}.")

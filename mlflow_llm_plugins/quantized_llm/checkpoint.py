@@ -252,7 +252,7 @@ def _indexed_names(index: Path) -> list[str]:
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{index} is damaged: it has no weight_map from weights to files. {_COPY_AGAIN}")
     for name in names.values():
-        if Path(name).name != name:
+        if Path(name).name != name or name == "..":
             raise CheckpointError(f"{index} is damaged: {name!r} is no file beside it. {_COPY_AGAIN}")
     return sorted(set(names.values()))
 

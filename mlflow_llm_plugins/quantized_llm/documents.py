@@ -32,8 +32,6 @@ def license_of(folder: Path) -> str | None:
     except (ValueError, TypeError) as error:  # the card is the author's own writing; a bad one must not stop the log
         _logger.info("The head of %s is not readable: %s", card, error)
         return None
-    if not isinstance(metadata, dict):
-        return None
     found = metadata.get("license")
     if found == "other":
         found = metadata.get("license_name") or found

@@ -197,7 +197,8 @@ def still_to_apply(wanted: Quantization | None, stored: Quantization | None) -> 
     """What remains of `wanted` on weights that are stored as they are: nothing where they have that method already.
 
     Raises:
-        InvalidInputError: They are quantized with another method or other settings, or should not be quantized but are.
+        InvalidInputError: They are quantized with another method or other settings, or should not be quantized but
+                are.
     """
     if wanted is None or stored is None:
         return None if wanted is None or wanted.is_none else wanted

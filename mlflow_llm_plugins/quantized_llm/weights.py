@@ -32,6 +32,7 @@ from mlflow_llm_plugins.quantized_llm.source import ModelSource
 
 DEVICE_STRATEGIES = {"auto", "balanced", "balanced_low_0", "sequential"}  # accelerate's
 SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
+BEAM_KEYS = ("early_stopping", "length_penalty")
 ALWAYS_THERE = {"cpu", "disk", "meta"}
 
 
@@ -103,6 +104,7 @@ def load_weights(
     placement.check()
     arguments = placement.for_transformers()
     if quantization is not None:
+        check_weights(checkpoint, trust_remote_code)  # while quantizing, transformers overlooks wrong shapes
         arguments["quantization_config"] = quantization.to_transformers()
     with _explained(checkpoint, placement):
         # Only by from_pretrained: load_state_dict drops the state of 4-bit weights (bitsandbytes#1946).
@@ -243,6 +245,11 @@ def _explained(checkpoint: Checkpoint, placement: Placement) -> Iterator[None]:
     except ImportError as error:
         raise MissingDependencyError(f"{said}: {error}") from error
     except Exception as error:
+        if isinstance(error, NotImplementedError) and of_checkpoint(checkpoint.config):
+            # It draws random numbers in place of what is missing, which cannot be done for packed weights.
+            raise CheckpointError(
+                f"{said}: quantized weights are missing ({error}). Copy or download it again, or quantize it again."
+            ) from error
         given = placement.describe()
         if given and isinstance(error, ValueError):
             raise InvalidInputError(f"{said} with {given}: {_first_lines(error)}") from error
@@ -273,17 +280,31 @@ def _check_device(device: str | int) -> None:
 def _save_pretrained(model: Any, folder: Path) -> None:
     """Write a model that is ours to change."""
     check_reloadable(model)
-    _drop_unused_sampling(model.generation_config)
+    _drop_unused(model.generation_config)
     model.save_pretrained(folder)
     for file in folder.glob("*.safetensors"):  # safetensors 0.8 leaves them readable for their owner alone
         file.chmod((folder / CONFIG_FILE).stat().st_mode)
 
 
-def _drop_unused_sampling(generation_config: Any) -> None:
-    """Without do_sample, transformers ignores these keys when it generates, and refuses them when it saves."""
-    if generation_config is not None and not generation_config.do_sample:
-        for key in SAMPLING_KEYS:
-            setattr(generation_config, key, None)
+def _drop_unused(generation_config: Any) -> None:
+    """Take out what transformers ignores when it generates, but refuses when it saves.
+
+    Raises:
+        InvalidInputError: What is left contradicts itself.
+    """
+    if generation_config is None:
+        return
+    unused: tuple[str, ...] = () if generation_config.do_sample else SAMPLING_KEYS
+    unused += () if (generation_config.num_beams or 1) > 1 else BEAM_KEYS
+    for key in unused:
+        setattr(generation_config, key, None)
+    try:
+        generation_config.validate(strict=True)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"The model's generation_config contradicts itself: {_first_lines(error)} Correct it in the model, or in "
+            "the checkpoint's generation_config.json."
+        ) from error
 
 
 def _first_lines(error: Exception) -> str:

@@ -186,13 +186,15 @@ def test_damaged_request_defaults_are_named(checkpoint: Path, tmp_path: Path) ->
     assert refusal(CheckpointError, copied).startswith(f"{copied / 'generation_config.json'} is damaged: ")
 
 
-def test_code_of_a_model_in_memory_must_be_trusted(llama: Any, tokenizer: Any) -> None:
-    llama.config.model_type = "own-llama"
+def test_code_of_a_model_in_memory_must_be_trusted(
+    llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(llama.config), "model_type", "own-llama")
     llama.config.auto_map = {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
 
     assert refusal(CheckpointError, llama, tokenizer=tokenizer) == (
-        "The LlamaForCausalLM in memory is a 'own-llama' model that only its own Python code knows, and that code must "
-        "run again when it is loaded. Pass trust_remote_code=True."
+        "The LlamaForCausalLM in memory is a 'own-llama' model that only its own Python code knows, and that code "
+        "must run again when it is loaded. Pass trust_remote_code=True."
     )
 
 
