@@ -101,12 +101,12 @@ class Artifact:
         if runs := to_apply or stored:
             check_environment(runs, pre_quantized=to_apply is None, device_map=config.device_map)
         tokenizer = load_tokenizer(folder, name=str(folder), trust_remote_code=trust_remote_code)
+        if stored and not expand:
+            config = self._with_stored_dtype(config, stored)
         model = self._load_weights(config, to_apply, trust_remote_code)
         if expand:
             _logger.warning("Expanding %s weights: they take more memory and keep its rounding.", expand.method)
             model = dequantize(model, config.dtype)
-        elif stored:
-            self._warn_of_unused_dtype(config.dtype, stored)
         return Components(model, tokenizer)
 
     def _load_weights(self, config: ModelConfig, to_apply: Quantization | None, trust_remote_code: bool) -> Any:
@@ -126,15 +126,18 @@ class Artifact:
             model.generation_config = GenerationConfig.from_pretrained(defaults.parent)
         return model
 
-    def _warn_of_unused_dtype(self, dtype: str | None, stored: Quantization) -> None:
-        if dtype and self.record.dtype and dtype != self.record.dtype:
+    def _with_stored_dtype(self, config: ModelConfig, stored: Quantization) -> ModelConfig:
+        """Keep the type that quantized weights were saved with; some releases of transformers convert what is beside."""
+        if config.dtype and self.record.dtype and config.dtype != self.record.dtype:
             _logger.warning(
                 "dtype=%r has no effect: the weights were saved quantized with %s beside %s, and stay so. Log the "
                 "model with that dtype in engine_config, or expand it with quantization='none'.",
-                dtype,
+                config.dtype,
                 stored.method,
                 self.record.dtype,
             )
+            return config.without("dtype")
+        return config
 
     def _quantization_at_load(self) -> Quantization | None:
         recorded = self.record.quantization
