@@ -127,7 +127,7 @@ class Artifact:
         return model
 
     def _with_stored_dtype(self, config: ModelConfig, stored: Quantization) -> ModelConfig:
-        """Keep the type that quantized weights were saved with; some releases of transformers convert what is beside."""
+        """Keep the type that quantized weights were saved with: some releases of transformers convert the others."""
         if config.dtype and self.record.dtype and config.dtype != self.record.dtype:
             _logger.warning(
                 "dtype=%r has no effect: the weights were saved quantized with %s beside %s, and stay so. Log the "
