@@ -13,6 +13,7 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from mlflow_llm_plugins import quantized_llm
 from mlflow_llm_plugins.errors import CheckpointError
@@ -89,7 +90,11 @@ def test_weights_that_are_missing_are_refused_when_loading(
 
 @pytest.mark.parametrize("kind", CAUSAL_KINDS)
 def test_whole_checkpoints_of_every_architecture_are_complete(kind: str, tmp_path: Path) -> None:
-    check_weights(Checkpoint.open(save_checkpoint(tmp_path, random_model(kind))), trust_remote_code=False)
+    checkpoint = Checkpoint.open(save_checkpoint(tmp_path, random_model(kind)))
+
+    check_weights(checkpoint, trust_remote_code=False)  # raises what the next test expects
+
+    assert set(AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)[1]["missing_keys"]) == set()
 
 
 @pytest.mark.parametrize("kind", CAUSAL_KINDS)
