@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow_llm_plugins.generation.engine import EngineStats, GenerationEngine, GenerationStream
-from mlflow_llm_plugins.generation.requests import GenerationOutput, GenerationRequest, TokenEvent
+from mlflow_llm_plugins.generation.engine import ChoiceScores, EngineStats, GenerationEngine, GenerationStream
+from mlflow_llm_plugins.generation.requests import Constraint, GenerationOutput, GenerationRequest, TokenEvent
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.lookup import resolve
 
@@ -23,6 +23,8 @@ DEFAULT_ENGINE = "transformers"
 __all__ = [
     "DEFAULT_ENGINE",
     "ENGINES",
+    "ChoiceScores",
+    "Constraint",
     "EngineSettings",
     "EngineStats",
     "GenerationEngine",

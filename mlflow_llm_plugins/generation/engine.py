@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -20,6 +21,20 @@ class EngineStats:
     open_requests: int  # waiting and generating
     max_context_length: int  # tokens, prompt and answer together
     cache_tokens: int  # tokens that the KV cache holds for all requests together; 0 where there is none
+
+
+class ChoiceScores(tuple[float, ...]):
+    """The log-probabilities of one prompt's choices, in their order, unnormalised."""
+
+    __slots__ = ()
+
+    @property
+    def mass(self) -> float:
+        """Probability that the model wants to answer with any of the choices at all.
+
+        Only a probability where no choice begins another one; end such choices with a mark.
+        """
+        return math.fsum(math.exp(logprob) for logprob in self)
 
 
 class GenerationStream(Protocol):
@@ -75,8 +90,13 @@ class GenerationEngine(Protocol):
             For a text of n tokens n - 1 natural logarithms, float32: entry i belongs to token i + 1.
         """
 
-    def choose(self, prompts: Sequence[Text], choices: Sequence[Text] | Sequence[Sequence[Text]]) -> list[list[float]]:
+    def choose(
+        self, prompts: Sequence[Text], choices: Sequence[Text] | Sequence[Sequence[Text]]
+    ) -> list[ChoiceScores]:
         """Log-probability of each choice as the continuation of each prompt.
+
+        What prompts share is computed once: several questions about one state, or many rows under one rubric, belong
+        in one call. The beginnings of a few recent calls are kept.
 
         Args:
             prompts: What was said so far.
@@ -84,7 +104,7 @@ class GenerationEngine(Protocol):
                 with their prompt.
 
         Returns:
-            A row for each prompt: the sums of the log-probabilities of each choice's tokens, in order.
+            A row for each prompt: the sums of the log-probabilities of each choice's tokens, in order, and their mass.
         """
 
     def stats(self) -> EngineStats:

@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from mlflow_llm_plugins.errors import InvalidInputError
 
 FinishReason = Literal["stop", "length"]
+ConstraintKind = Literal["json_schema", "regex", "choice", "lark"]
+
+# (input_ids [1, tokens], scores [1, vocab]) -> scores [1, vocab], as transformers' `LogitsProcessor`
+LogitsProcessor = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer must look like, from its first character to its last."""
+
+    kind: ConstraintKind
+    value: str | tuple[str, ...]  # a JSON schema as JSON text, a regular expression, the choices, a Lark grammar
+
+    def __post_init__(self) -> None:
+        """Refuse what no engine could read.
+
+        Raises:
+            InvalidInputError: Names what is allowed.
+        """
+        _require(self.kind, self.kind in get_args(ConstraintKind), "constraint kind", " or ".join(_KINDS))
+        if self.kind == "choice":
+            _require(
+                self.value, bool(self.value) and _are(self.value, str), "choice", "a tuple of strings, at least one"
+            )
+            _require(self.value, all(self.value), "choice", "a tuple of strings that are not empty")
+        else:
+            _require(self.value, isinstance(self.value, str) and bool(self.value), self.kind, "a string, not empty")
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One prompt and how to continue it. None means: not given, the engine's default.
 
-    Sampling follows transformers: logits / temperature, then top_k, top_p, min_p, then one draw.
+    The raw logits get `logit_bias`, the penalties, `no_repeat_ngram_size`, `min_new_tokens`, `logits_processors` and
+    the constraint, in this order. Then, as in transformers: divided by the temperature, top_k, top_p, min_p, one draw.
     """
 
     prompt_ids: Sequence[int]
@@ -25,9 +53,19 @@ class GenerationRequest:
     top_k: int | None = None  # keep the k most probable tokens; None or 0 keeps all
     top_p: float | None = None  # keep the smallest set with this mass, in (0, 1]
     min_p: float | None = None  # drop tokens below this share of the best one's probability, in [0, 1]
+    repetition_penalty: float = 1.0  # of tokens of prompt and answer, above 0; transformers' meaning
+    frequency_penalty: float = 0.0  # subtracted for each time that the answer has the token, from -2 to 2; OpenAI's
+    presence_penalty: float = 0.0  # subtracted once for a token that the answer has, from -2 to 2; OpenAI's
+    no_repeat_ngram_size: int = 0  # no sequence of so many tokens comes twice in prompt and answer; 0: off
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # token id -> what is added, from -100 to 100
+    min_new_tokens: int = 0  # no end token before so many
+    logits_processors: tuple[LogitsProcessor, ...] = ()  # transformers' or one's own; get prompt and answer
+    constraint: Constraint | None = None  # the answer is of this form, or ends for length
     seed: int | None = None  # the same seed draws the same tokens, alone or in company
     stop: tuple[str, ...] = ()  # the answer ends before the first of these
     eos_token_ids: tuple[int, ...] | None = None  # None: the model's own; (): never end by token
+    stop_token_ids: tuple[int, ...] = ()  # end tokens beside those
+    top_logprobs: int = 0  # the most probable tokens that each event names, at most 128
     timeout_s: float | None = None  # None: EngineSettings.request_timeout_s
 
     def __post_init__(self) -> None:
@@ -44,7 +82,9 @@ class GenerationRequest:
         _require(self.stop, _are(self.stop, str) and all(self.stop), "stop", "a tuple of strings that are not empty")
         eos = self.eos_token_ids
         _require(eos, eos is None or _are(eos, Integral), "eos_token_ids", "a tuple of token ids")
+        _require(self.stop_token_ids, _are(self.stop_token_ids, Integral), "stop_token_ids", "a tuple of token ids")
         self._require_ranges()
+        self._require_bias()
 
     def _require_ranges(self) -> None:
         limit, k, p, share = self.max_new_tokens, self.top_k, self.top_p, self.min_p
@@ -59,6 +99,23 @@ class GenerationRequest:
         _require(p, p is None or 0 < p <= 1, "top_p", "above 0 and at most 1")
         _require(share, share is None or 0 <= share <= 1, "min_p", "from 0 to 1")
         _require(self.timeout_s, self.timeout_s is None or self.timeout_s > 0, "timeout_s", "above 0")
+        penalty = self.repetition_penalty
+        _require(penalty, penalty is not None and 0 < penalty <= 100, "repetition_penalty", "above 0 and at most 100")
+        for name in ("frequency_penalty", "presence_penalty"):
+            value = getattr(self, name)
+            _require(value, value is not None and -2 <= value <= 2, name, "from -2 to 2")
+        for name in ("no_repeat_ngram_size", "min_new_tokens"):
+            value = getattr(self, name)
+            _require(value, value is not None and value >= 0, name, "at least 0")
+        alternatives = self.top_logprobs
+        _require(alternatives, alternatives is not None and 0 <= alternatives <= 128, "top_logprobs", "from 0 to 128")
+
+    def _require_bias(self) -> None:
+        allowed = "a mapping of token ids to numbers from -100 to 100"
+        _require(self.logit_bias, isinstance(self.logit_bias, Mapping), "logit_bias", allowed)
+        for token_id, bias in self.logit_bias.items():
+            holds = _is(token_id, Integral) and _is(bias, Real) and bias is not None and -100 <= bias <= 100
+            _require({token_id: bias}, holds, "logit_bias", allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +125,7 @@ class TokenEvent:
     token_id: int
     text: str  # the text that became certain with it; "" inside a character or a possible stop string
     logprob: float  # log-probability under the model's raw logits
+    top_logprobs: tuple[tuple[int, float], ...] = ()  # the most probable tokens there, best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +137,7 @@ class GenerationOutput:
     logprobs: tuple[float, ...]  # one for each of token_ids
     prompt_tokens: int  # without padding
     finish_reason: FinishReason
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()  # one for each of token_ids, where asked for
 
     @property
     def completion_tokens(self) -> int:
@@ -86,8 +145,17 @@ class GenerationOutput:
         return len(self.token_ids)
 
 
-_WHOLE_NUMBERS = ("max_new_tokens", "top_k", "seed")
-_NUMBERS = ("temperature", "top_p", "min_p", "timeout_s")
+_KINDS = tuple(repr(kind) for kind in get_args(ConstraintKind))
+_WHOLE_NUMBERS = ("max_new_tokens", "top_k", "seed", "no_repeat_ngram_size", "min_new_tokens", "top_logprobs")
+_NUMBERS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "timeout_s",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+)
 
 
 def _is(value: object, kind: type) -> bool:

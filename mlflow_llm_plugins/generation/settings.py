@@ -40,3 +40,21 @@ class EngineSettings(Settings):
     num_threads: int | None = Field(
         None, ge=1, description="CPU threads; None: MLFLOW_LLM_NUM_THREADS, else the CPUs really granted."
     )
+    per_request_attention: bool = Field(
+        True, description="On a CPU: attention of each request over its own keys, instead of all over all keys."
+    )
+    packed_weights: bool | None = Field(
+        None,
+        description="On a CPU: linear layers on packed weights; None: where a measurement at load finds it faster.",
+    )
+    tune_allocator: bool = Field(
+        True, description="On a CPU with glibc: keep large buffers mapped between steps, for the whole process."
+    )
+    step_timeout_s: float = Field(
+        300, gt=0, description="A step that takes longer counts as the engine's death: open requests fail."
+    )
+    max_restarts: int = Field(
+        3,
+        ge=0,
+        description="Restarts of a generation thread that died, within an hour; after them the engine is dead.",
+    )
