@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow_llm_plugins.errors import InvalidInputError, PromptTooLongError
+from mlflow_llm_plugins.generation.constraints import ConstraintCompiler, ConstraintMatcher
 from mlflow_llm_plugins.generation.requests import GenerationRequest
 
 DEFAULT_TIMEOUT_S = 3600.0
@@ -16,16 +17,12 @@ DEFAULT_TIMEOUT_S = 3600.0
 class AdmittedRequest:
     """A request with every default filled in, sure to fit."""
 
+    options: GenerationRequest  # what was asked for
     prompt_ids: list[int]
     max_new_tokens: int
-    eos_token_ids: frozenset[int]
-    stop: tuple[str, ...]
+    eos_token_ids: frozenset[int]  # every token that ends the answer
     timeout_s: float
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    seed: int | None
+    matcher: ConstraintMatcher | None = None  # the constraint, at the beginning of the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +35,7 @@ class Admission:
     max_new_tokens: int  # of a request that names no limit
     eos_token_ids: frozenset[int]
     timeout_s: float
+    constraints: ConstraintCompiler
 
     @property
     def longest_request(self) -> int:
@@ -50,21 +48,34 @@ class Admission:
         Raises:
             InvalidInputError: An empty prompt or a token id outside the vocabulary.
             PromptTooLongError: Prompt and answer can never fit.
+            UnsupportedFeatureError: The constraint has something that cannot be honoured.
         """
         prompt_ids = self.check_ids(request.prompt_ids)
+        max_new_tokens = self._room(len(prompt_ids), request.max_new_tokens)
+        self._check_options(request, max_new_tokens)
         eos = self.eos_token_ids if request.eos_token_ids is None else frozenset(request.eos_token_ids)
+        eos |= frozenset(request.stop_token_ids)
         return AdmittedRequest(
+            options=request,
             prompt_ids=prompt_ids,
-            max_new_tokens=self._room(len(prompt_ids), request.max_new_tokens),
+            max_new_tokens=max_new_tokens,
             eos_token_ids=eos,
-            stop=request.stop,
             timeout_s=self.timeout_s if request.timeout_s is None else request.timeout_s,
-            temperature=request.temperature,
-            top_k=request.top_k,
-            top_p=request.top_p,
-            min_p=request.min_p,
-            seed=request.seed,
+            matcher=None if request.constraint is None else self.constraints.matcher(request.constraint, eos),
         )
+
+    def _check_options(self, request: GenerationRequest, max_new_tokens: int) -> None:
+        if request.min_new_tokens > max_new_tokens:
+            raise InvalidInputError(
+                f"min_new_tokens={request.min_new_tokens} is more than the {max_new_tokens} tokens that the answer "
+                "may have. Lower it, or raise max_new_tokens."
+            )
+        wrong = [token_id for token_id in request.logit_bias if not 0 <= token_id < self.vocab_size]
+        if wrong:
+            raise InvalidInputError(
+                f"logit_bias names token id {wrong[0]}, which is outside the model's vocabulary of {self.vocab_size}: "
+                f"ids go from 0 to {self.vocab_size - 1}."
+            )
 
     def check_ids(self, ids: Sequence[int]) -> list[int]:
         """The token ids as a list of ints, none outside the vocabulary, at least one."""

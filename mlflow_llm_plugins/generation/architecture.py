@@ -71,6 +71,12 @@ def vocabulary_size(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
+def logits_width(model: Any) -> int:
+    """Columns of the logits: often more than the tokenizer has entries."""
+    head = model.get_output_embeddings()
+    return int(getattr(head, "out_features", 0) or vocabulary_size(model))
+
+
 def is_exact(model: Any) -> bool:
     """Whether weights and arithmetic are float32, so that two ways of computing agree to the last few bits."""
     return model.dtype == torch.float32 and getattr(model.config, "quantization_config", None) is None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,9 +19,11 @@ from transformers.generation.continuous_batching.continuous_api import OutputRou
 from transformers.generation.logits_process import LogitsProcessorList
 
 from mlflow_llm_plugins.errors import EngineUnavailableError, GenerationError
+from mlflow_llm_plugins.generation.attention import use_per_request_attention
 from mlflow_llm_plugins.generation.cache_plan import CachePlan
 from mlflow_llm_plugins.generation.sampling import SamplingPlan, pick
 from mlflow_llm_plugins.generation.settings import EngineSettings
+from mlflow_llm_plugins.generation.shared_prefills import SharedPrefills
 from mlflow_llm_plugins.generation.stream import TokenStream
 
 _logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ class ContinuousRunner:
 
     name = "transformers"
 
-    def __init__(self, model: Any, settings: EngineSettings, cache: CachePlan) -> None:
+    def __init__(self, model: Any, settings: EngineSettings, cache: CachePlan, *, per_request_attention: bool) -> None:
         """Allocate the cache and start the generation thread.
 
         Raises:
@@ -43,28 +45,68 @@ class ContinuousRunner:
             MemoryError: The cache does not fit.
         """
         self.cache_tokens: int | None = cache.tokens
-        self._sinks: dict[str, tuple[TokenStream, SamplingPlan]] = {}
+        self.disturbed = threading.Event()
+        self._requests: dict[str, _Running] = {}
         self._ids: dict[TokenStream, str] = {}
         self._counter = itertools.count()
         self._manager = model.init_continuous_batching(
             generation_config=_generation_config(),
             continuous_batching_config=_batching_config(settings, cache),
         )
-        # Both references are copied at warm-up, so they must be in place before it.
-        self._manager.output_router = _Router(self._sinks, self._manager)
+        # All three are copied or looked at when the cache is built, so they must be in place before it.
+        self._restore_attention = use_per_request_attention(model) if per_request_attention else _nothing
+        self._prefills = SharedPrefills(self._add, settings.page_size if settings.prefix_caching else None)
+        self._manager.output_router = _Router(self._requests, self._manager, self.disturbed, self._prefills)
         self._manager.logit_processor = _processors()
-        self._manager.warmup()  # builds the cache in this thread, where its errors can be caught
-        # A thread inherits "daemon" from its creator; the library's own would keep the interpreter from exiting.
-        starter = threading.Thread(target=self._manager.start, name="llm-engine-start", daemon=True)
-        starter.start()
-        starter.join()
-        self._finalizer = weakref.finalize(self, _stop, self._manager)
+        try:
+            self._manager.warmup()  # builds the cache in this thread, where its errors can be caught
+        except BaseException:
+            self._restore_attention()
+            raise
+        self._start_thread()
+
+    @property
+    def steps(self) -> int:
+        """Steps that the loop has finished; it stands still while one does not return."""
+        return getattr(self._manager, "current_batch", 0)
 
     def start(self, stream: TokenStream) -> None:
-        """Hand the request to the scheduler."""
+        """Hand the request to the scheduler, or let it wait for the same prompt of another one."""
+        self._prefills.start(stream)
+
+    def release(self, stream: TokenStream) -> None:
+        """Cancel the request unless the library has finished it; its slot is free within a step."""
+        request_id = self._ids.pop(stream, None)
+        if request_id is not None and self._requests.pop(request_id, None) is not None:
+            self._manager.cancel_request(request_id)
+        self._prefills.settle(stream)
+
+    def is_alive(self) -> bool:
+        """Whether the generation thread runs."""
+        return bool(self._manager.is_running())
+
+    def death(self) -> str:
+        """The error that ended the generation thread."""
+        error = self._manager.background_thread_status.fatal_error
+        return f"{type(error).__name__}: {error}" if error else ""
+
+    def restart(self) -> None:
+        """Start the generation thread again, with an empty cache; what waits in the library's queue is served."""
+        self._start_thread()
+
+    def close(self) -> None:
+        """Stop the generation thread after its current step and free the cache."""
+        if self._manager.is_running():
+            # on its own thread where that held the last reference to an engine nobody wants any more
+            is_own = threading.current_thread() is self._manager._generation_thread
+            self._manager.stop(block=not is_own, timeout=_STOP_S, hard_stop=True)
+        self._manager.batch_processor = None  # the cache
+        self._restore_attention()
+
+    def _add(self, stream: TokenStream) -> None:
         request, plan = stream.request, SamplingPlan.of(stream.request)
         request_id = f"llm-{next(self._counter)}"
-        self._sinks[request_id] = (stream, plan)  # before add_request: the first token may come at once
+        self._requests[request_id] = _Running(stream, plan)  # before add_request: the first token may come at once
         self._ids[stream] = request_id
         accepted = self._manager.add_request(
             request.prompt_ids,
@@ -74,26 +116,29 @@ class ContinuousRunner:
             eos_token_id=sorted(request.eos_token_ids) or _NO_TOKEN,
             plan=plan,
         )
-        failure = self.failure()
-        if accepted is None or failure is not None:
-            stream.fail(EngineUnavailableError(failure or "The engine is stopping."))
+        if accepted is None:
+            stream.fail(EngineUnavailableError("The engine takes no requests now. Try again later."))
+            self.disturbed.set()
+        if stream.ended:  # while it was added: nobody could cancel it before
+            self.release(stream)
 
-    def release(self, stream: TokenStream) -> None:
-        """Cancel the request unless the library has finished it; its slot is free within a step."""
-        request_id = self._ids.pop(stream, None)
-        if request_id is not None and self._sinks.pop(request_id, None) is not None:
-            self._manager.cancel_request(request_id)
+    def _start_thread(self) -> None:
+        # A thread inherits "daemon" from its creator; the library's own would keep the interpreter from exiting.
+        starter = threading.Thread(target=self._manager.start, name="llm-engine-start", daemon=True)
+        starter.start()
+        starter.join()
 
-    def failure(self) -> str | None:
-        """Why the generation thread is gone, or None while it runs."""
-        if self._manager.is_running():
-            return None
-        error = self._manager.background_thread_status.fatal_error
-        return f"The generation thread died: {error}" if error else "The engine is closed."
 
-    def close(self) -> None:
-        """Stop the generation thread after its current step and free the cache."""
-        self._finalizer()
+def _nothing() -> None:
+    """The attention stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A request that the library has."""
+
+    stream: TokenStream
+    plan: SamplingPlan
 
 
 class _Router(OutputRouter):
@@ -102,27 +147,33 @@ class _Router(OutputRouter):
     The library's own handlers need an event loop, mix up the order and die with a closed loop (5.20 to 5.23).
     """
 
-    def __init__(self, sinks: dict[str, tuple[TokenStream, SamplingPlan]], manager: Any) -> None:
+    def __init__(
+        self, requests: dict[str, _Running], manager: Any, disturbed: threading.Event, prefills: SharedPrefills
+    ) -> None:
         super().__init__()
-        self._sinks = sinks
+        self._requests = requests
         self._manager = manager
+        self._disturbed = disturbed
+        self._prefills = prefills
 
     def deliver(self, output: Any) -> None:
         finished = output.is_finished()
         # A request that the library has finished must not be cancelled any more: forget it first.
-        sink = self._sinks.pop(output.request_id, None) if finished else self._sinks.get(output.request_id)
-        if sink is None:
+        request = self._requests.pop(output.request_id, None) if finished else self._requests.get(output.request_id)
+        if request is None:
             return  # cancelled while the step ran
-        stream, plan = sink
+        stream = request.stream
         try:
-            if plan.error is not None:
+            if request.plan.error is not None:
                 self._forget_pages(output.request_id)
-            _push_new_tokens(stream, plan, output.generated_tokens)
-            if finished:
-                stream.fail(GenerationError(output.error or "The request ended without an answer."))
+            _push_new_tokens(request, output.generated_tokens)
+            if finished and not stream.ended:  # the library fails a request only when its loop ends
+                stream.fail(EngineUnavailableError(f"The generation thread died: {output.error}. Try again."))
+                self._disturbed.set()
+            self._prefills.settle(stream)
         except Exception as error:  # a raising sink would end the loop for everybody
             _logger.exception("Delivering a token failed.")
-            stream.fail(GenerationError(f"Delivering a token failed: {error}"))
+            stream.fail(GenerationError(f"Delivering a token failed: {type(error).__name__}: {error}"))
 
     def deliver_batch(self, outputs: Sequence[Any]) -> None:
         for output in outputs:
@@ -135,12 +186,12 @@ class _Router(OutputRouter):
         cache.evict_cached_blocks()
 
 
-def _push_new_tokens(stream: TokenStream, plan: SamplingPlan, generated: Sequence[int]) -> None:
-    if plan.error is not None:
-        stream.fail(plan.error)
+def _push_new_tokens(request: _Running, generated: Sequence[int]) -> None:
+    if request.plan.error is not None:
+        request.stream.fail(request.plan.error)
         return
-    for position in range(stream.received, len(generated)):
-        stream.push(generated[position], plan.logprobs[position])
+    for position in range(request.stream.received, len(generated)):
+        request.stream.push(request.plan.picks[position])
 
 
 class _Sampler(ContinuousBatchingLogitsProcessor):
@@ -165,7 +216,8 @@ class _Sampler(ContinuousBatchingLogitsProcessor):
         if rows:
             tokens = pick(scores[:rows], self._plans)
             sick = [row for row, plan in enumerate(self._plans) if plan.error is not None]
-            scores[sick] = 0.0  # NaN would win the argmax with an arbitrary token
+            if sick:
+                scores[sick] = 0.0  # NaN would win the argmax with an arbitrary token
             scores[torch.arange(rows, device=scores.device), tokens] = torch.inf
         return scores
 
@@ -195,9 +247,3 @@ def _batching_config(settings: EngineSettings, cache: CachePlan) -> ContinuousBa
         use_cuda_graph=False,  # here is Python that needs them
         auto_switch_to_flash=False,
     )
-
-
-def _stop(manager: Any) -> None:
-    if manager.is_running():
-        manager.stop(block=True, timeout=_STOP_S, hard_stop=True)
-    manager.batch_processor = None  # the cache

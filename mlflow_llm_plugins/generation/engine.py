@@ -12,15 +12,20 @@ from mlflow_llm_plugins.generation.requests import GenerationOutput, GenerationR
 Text = str | Sequence[int]  # a string, tokenised by the engine, or token ids as they are
 
 
+EngineState = Literal["running", "draining", "restarting", "stalled", "dead", "closed"]
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """A snapshot of what the engine is doing."""
 
     engine: str  # the key of ENGINES that runs, after any fallback
-    state: Literal["running", "dead", "closed"]
+    state: EngineState
     open_requests: int  # waiting and generating
     max_context_length: int  # tokens, prompt and answer together
     cache_tokens: int  # tokens that the KV cache holds for all requests together; 0 where there is none
+    restarts: int = 0  # of a generation thread that died
+    failure: str | None = None  # why requests are refused; None while they are taken
 
 
 class ChoiceScores(tuple[float, ...]):
@@ -109,6 +114,12 @@ class GenerationEngine(Protocol):
 
     def stats(self) -> EngineStats:
         """What is running now."""
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take nothing new and wait until what is open has ended, at most `timeout_s` seconds; whether it has.
+
+        Call `close` after it.
+        """
 
     def close(self) -> None:
         """Fail open requests, end the engine's threads and free the cache; may be called twice."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,12 +38,18 @@ class PaddedRunner:
         """Start the thread; nothing is allocated ahead."""
         # generate() fills what a request leaves open from here: a checkpoint's own defaults must not slip in.
         model.generation_config = GenerationConfig()
+        self.disturbed = threading.Event()
         self._waiting: queue.SimpleQueue[TokenStream | None] = queue.SimpleQueue()
         self._closing = threading.Event()
-        loop = _Loop(model, settings.max_requests_per_batch, max_context_length, self._waiting, self._closing)
-        self._thread = threading.Thread(target=loop.run, name="llm-engine", daemon=True)
-        self._thread.start()
-        self._finalizer = weakref.finalize(self, _stop, self._closing, self._waiting, self._thread)
+        self._loop = _Loop(
+            model, settings.max_requests_per_batch, max_context_length, self._waiting, self._closing, self.disturbed
+        )
+        self._start_thread()
+
+    @property
+    def steps(self) -> int:
+        """Tokens that groups have got; stands still while a step does not return."""
+        return self._loop.steps
 
     def start(self, stream: TokenStream) -> None:
         """Put the request into the next group."""
@@ -53,17 +58,32 @@ class PaddedRunner:
     def release(self, stream: TokenStream) -> None:
         """Nothing to do: an ended stream leaves its group at the next step."""
 
-    def failure(self) -> str | None:
-        """Why the thread is gone, or None while it runs."""
-        return None if self._thread.is_alive() else "The engine is closed."
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def death(self) -> str:
+        """The error that ended the thread."""
+        return self._loop.death
+
+    def restart(self) -> None:
+        """Start a thread in place of the one that died."""
+        self._start_thread()
 
     def close(self) -> None:
         """End the running group at its next step, and the thread."""
-        self._finalizer()
+        self._closing.set()
+        self._waiting.put(None)  # wakes the thread
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout=_CLOSE_S)
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._loop.run, name="llm-engine", daemon=True)
+        self._thread.start()
 
 
 class _Loop:
-    """The thread's work; it must not hold the runner, which is collected when nobody uses it."""
+    """The thread's work."""
 
     def __init__(
         self,
@@ -72,7 +92,11 @@ class _Loop:
         max_context_length: int,
         waiting: queue.SimpleQueue[TokenStream | None],
         closing: threading.Event,
+        disturbed: threading.Event,
     ) -> None:
+        self.steps = 0
+        self.death = ""
+        self._disturbed = disturbed
         self._model = model
         self._max_rows = max_rows
         self._max_context_length = max_context_length
@@ -83,15 +107,25 @@ class _Loop:
         self._put_back: list[TokenStream] = []
 
     def run(self) -> None:
-        while not self._closing.is_set():
-            self._generate_next_group()
+        try:
+            while not self._closing.is_set():
+                self._generate_next_group()
+        except BaseException as error:
+            self.death = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self._disturbed.set()
+
+    def _count_step(self) -> None:
+        self.steps += 1
 
     def _generate_next_group(self) -> None:
         group = self._next_group()
         if not group:
             return
         try:
-            _Group(self._model, group, self._closing).generate()
+            self._count_step()
+            _Group(self._model, group, self._closing, self._count_step).generate()
         except Exception as error:
             _logger.exception("Generating a group of %d requests failed.", len(group))
             for stream in group:
@@ -120,9 +154,16 @@ class _Loop:
 class _Group:
     """One call of `generate`: sampling as its logits processor, delivery as its stopping criterion."""
 
-    def __init__(self, model: Any, streams: Sequence[TokenStream], closing: threading.Event) -> None:
+    def __init__(
+        self,
+        model: Any,
+        streams: Sequence[TokenStream],
+        closing: threading.Event,
+        on_step: Callable[[], None],
+    ) -> None:
         self._model = model
         self._streams = streams
+        self._on_step = on_step
         self._plans = [SamplingPlan.of(stream.request) for stream in streams]
         self._closing = closing
 
@@ -138,7 +179,9 @@ class _Group:
                     pad_token_id=_PAD,
                 ),
                 logits_processor=LogitsProcessorList([_Pick(self._plans)]),
-                stopping_criteria=StoppingCriteriaList([_Deliver(self._streams, self._plans, self._closing)]),
+                stopping_criteria=StoppingCriteriaList(
+                    [_Deliver(self._streams, self._plans, self._closing, self._on_step)]
+                ),
             )
 
 
@@ -159,20 +202,33 @@ class _Deliver(StoppingCriteria):
     """Pushes each row's new token into its stream, and says which rows are done."""
 
     def __init__(
-        self, streams: Sequence[TokenStream], plans: Sequence[SamplingPlan], closing: threading.Event
+        self,
+        streams: Sequence[TokenStream],
+        plans: Sequence[SamplingPlan],
+        closing: threading.Event,
+        on_step: Callable[[], None],
     ) -> None:
         self._streams = streams
         self._plans = plans
         self._closing = closing
+        self._on_step = on_step
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        for stream, plan, token in zip(self._streams, self._plans, input_ids[:, -1].tolist(), strict=True):
+        self._on_step()
+        for stream, plan in zip(self._streams, self._plans, strict=True):
+            self._deliver(stream, plan)
+        done = [stream.ended or self._closing.is_set() for stream in self._streams]
+        return torch.tensor(done, device=input_ids.device)
+
+    def _deliver(self, stream: TokenStream, plan: SamplingPlan) -> None:
+        try:
             if plan.error is not None:
                 stream.fail(plan.error)
             elif not stream.ended:
-                stream.push(token, plan.logprobs[-1])
-        done = [stream.ended or self._closing.is_set() for stream in self._streams]
-        return torch.tensor(done, device=input_ids.device)
+                stream.push(plan.picks[-1])
+        except Exception as error:  # of one stream: the others of the group go on
+            _logger.exception("Delivering a token failed.")
+            stream.fail(GenerationError(f"Delivering a token failed: {type(error).__name__}: {error}"))
 
 
 def _left_pad(prompts: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -181,10 +237,3 @@ def _left_pad(prompts: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]
     ids = [[_PAD] * (longest - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return torch.tensor(ids), torch.tensor(mask)
-
-
-def _stop(closing: threading.Event, waiting: queue.SimpleQueue[TokenStream | None], thread: threading.Thread) -> None:
-    closing.set()
-    waiting.put(None)  # wakes the thread
-    if thread is not threading.current_thread():
-        thread.join(timeout=_CLOSE_S)

@@ -66,7 +66,7 @@ def _request(admission: Admission, prompt: list[int]) -> AdmittedRequest:
 
 
 def _generate(runner: Runner, tokenizer: Any, requests: list[AdmittedRequest]) -> list[GenerationOutput]:
-    streams = [TokenStream(request, tokenizer, runner.release, runner.failure) for request in requests]
+    streams = [TokenStream(request, tokenizer, runner.release) for request in requests]
     for stream in streams:
         runner.start(stream)
     return [stream.result() for stream in streams]

@@ -119,6 +119,16 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Pick:
+    """One token of an answer, before it is text."""
+
+    token_id: int
+    logprob: float  # under the model's raw logits
+    top_logprobs: tuple[tuple[int, float], ...] = ()  # best first
+    completes: bool = False  # the constraint is fulfilled, and nothing may follow
+
+
+@dataclass(frozen=True, slots=True)
 class TokenEvent:
     """One generated token, as a stream yields it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Protocol
 
 from mlflow_llm_plugins.generation.stream import TokenStream
@@ -12,6 +13,7 @@ class Runner(Protocol):
 
     name: str  # the key of ENGINES
     cache_tokens: int | None  # tokens of the KV cache; None where nothing is allocated ahead
+    disturbed: threading.Event  # set by the runner when its thread may have died, for a watchdog to look
 
     def start(self, stream: TokenStream) -> None:
         """Begin to push tokens into the stream, as soon as there is room."""
@@ -19,8 +21,18 @@ class Runner(Protocol):
     def release(self, stream: TokenStream) -> None:
         """The stream has ended, for whatever reason: spend nothing more on it. Never blocks."""
 
-    def failure(self) -> str | None:
-        """Why no more tokens will come, or None while they do."""
+    @property
+    def steps(self) -> int:
+        """How many steps the thread has begun; stands still while a step does not return, and when it is idle."""
+
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+
+    def death(self) -> str:
+        """Why the thread does not run; empty while nothing is known."""
+
+    def restart(self) -> None:
+        """Start a thread in place of the one that died; streams that were open have been failed before."""
 
     def close(self) -> None:
         """End the thread and free what the runner holds; open streams have been failed before."""

@@ -1,62 +1,139 @@
-"""Picks every row's next token, vectorised over the rows of a step.
+"""Picks every row's next token: what a request's sampling asks for, and how far its answer has come.
 
-Order and meaning of the truncations are transformers': logits / temperature, then top_k, top_p, min_p. A draw
-is a pure function of (seed, position): one uniform number through the inverse cumulative distribution, so a
-seeded answer is the same alone and in company, and there is no generator state to keep. The vocabulary is never
-sorted: truncation looks at the top candidates, and at more of them when their mass is short.
+A step goes through all rows together; only what changes logits (biases, penalties, constraints) is done row by row,
+for the rows that ask for it. Log-probabilities are always those of the raw logits. How a token is drawn from a row is
+in `drawing`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers.generation.logits_process import (
+    LogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+)
 
-from mlflow_llm_plugins.errors import GenerationError
+from mlflow_llm_plugins.errors import GenerationError, LLMError
 from mlflow_llm_plugins.generation.admission import AdmittedRequest
+from mlflow_llm_plugins.generation.drawing import argmax, draw, top
+from mlflow_llm_plugins.generation.requests import Pick
 
-_CANDIDATES = 256  # the first look; widened by _WIDEN while a row needs more
-_WIDEN = 8
-_GREEDY_BELOW = 1e-30
+_logger = logging.getLogger(__name__)
+
+_GREEDY_BELOW = 1e-5  # of the temperature: float32 could not divide by less
 
 
 @dataclass(slots=True)
 class SamplingPlan:
     """How one request picks its tokens, and what it has picked so far."""
 
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
+    request: AdmittedRequest
     seed: int
-    logprobs: list[float] = field(default_factory=list)  # of each pick, under the raw logits
-    error: GenerationError | None = None  # set when a row cannot be picked from
+    picks: list[Pick] = field(default_factory=list)
+    error: LLMError | None = None  # set when a row cannot be picked from
+    counts: Counter[int] = field(default_factory=Counter)  # how often the answer has each token
+    _history: torch.Tensor | None = None  # [1, prompt + longest answer]
+    _processors: list[Any] = field(default_factory=list)
 
     @classmethod
     def of(cls, request: AdmittedRequest) -> SamplingPlan:
         """The plan of a request; one without a seed draws its own."""
-        seed = secrets.randbits(63) if request.seed is None else request.seed
-        return cls(request.temperature, request.top_k, request.top_p, request.min_p, seed)
+        seed = secrets.randbits(63) if request.options.seed is None else request.options.seed
+        plan = cls(request, seed)
+        plan._processors = _processors(plan)
+        if plan._processors:
+            plan._history = torch.zeros((1, len(request.prompt_ids) + request.max_new_tokens), dtype=torch.long)
+            plan._history[0, : len(request.prompt_ids)] = torch.tensor(request.prompt_ids)
+        return plan
+
+    @property
+    def temperature(self) -> float:
+        """As asked for."""
+        return self.request.options.temperature
+
+    @property
+    def top_k(self) -> int | None:
+        """As asked for."""
+        return self.request.options.top_k
+
+    @property
+    def top_p(self) -> float | None:
+        """As asked for."""
+        return self.request.options.top_p
+
+    @property
+    def min_p(self) -> float | None:
+        """As asked for."""
+        return self.request.options.min_p
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the most probable token is taken: also where float32 could not divide by the temperature."""
+        """Whether the most probable token is taken."""
         return self.temperature < _GREEDY_BELOW
 
     @property
-    def truncates(self) -> bool:
-        """Whether some tokens may be excluded before the draw."""
-        return bool(self.top_k) or (self.top_p or 1.0) < 1.0 or bool(self.min_p)
+    def changes_logits(self) -> bool:
+        """Whether anything but the raw logits decides."""
+        return bool(self._processors) or self.request.matcher is not None
 
-    def uniform(self) -> float:
+    def uniform(self, attempt: int = 0) -> float:
         """The number in [0, 1) that decides the next pick, from seed and position alone."""
-        key = f"{self.seed}:{len(self.logprobs)}".encode()
-        digest = hashlib.blake2b(key, digest_size=8).digest()
+        place = f"{len(self.picks)}.{attempt}" if attempt else f"{len(self.picks)}"
+        digest = hashlib.blake2b(f"{self.seed}:{place}".encode(), digest_size=8).digest()
         return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+    def scores(self, logits: torch.Tensor) -> torch.Tensor:
+        """[vocab] what is picked from: the raw logits [vocab], changed as the request asks.
+
+        Raises:
+            GenerationError: No token is left, or the constraint broke.
+        """
+        scores = self._processed(logits)
+        if self.request.matcher is not None:
+            allowed = self.request.matcher.allowed().to(logits.device)
+            scores = scores.masked_fill(~allowed, -torch.inf)
+            if not scores.isfinite().any():  # what penalties forbid, the constraint may need
+                scores = logits.masked_fill(~allowed, -torch.inf)
+        if not scores.amax().isfinite():
+            raise GenerationError("Biases, processors or the constraint of this request allow no next token.")
+        return scores
+
+    def _processed(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._history is None:
+            return logits
+        history = self._history[:, : len(self.request.prompt_ids) + len(self.picks)].to(logits.device)
+        scores = logits[None].clone()  # a processor may write into what it gets
+        for processor in self._processors:
+            scores = processor(history, scores)
+        if scores.shape != (1, *logits.shape):
+            raise GenerationError(f"A logits processor must return scores of shape {(1, *logits.shape)}.")
+        return scores[0]
+
+    def accept(self, token_id: int, logprob: float, top_logprobs: tuple[tuple[int, float], ...]) -> None:
+        """Note a pick."""
+        completes = self._advance_constraint(token_id)
+        if self._history is not None:
+            place = len(self.request.prompt_ids) + len(self.picks)
+            if place < self._history.shape[1]:  # a step beyond the end happens before the answer is seen to be one
+                self._history[0, place] = token_id
+            self.counts[token_id] += 1
+        self.picks.append(Pick(token_id, logprob, top_logprobs, completes))
+
+    def _advance_constraint(self, token_id: int) -> bool:
+        matcher = self.request.matcher
+        if matcher is None or token_id in self.request.eos_token_ids or matcher.is_finished:
+            return False
+        matcher.accept(token_id)
+        return matcher.is_finished
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SamplingPlan:
         """The same plan: continuous batching copies the arguments of a request that it evicts and restarts."""
@@ -64,113 +141,135 @@ class SamplingPlan:
 
 
 def pick(logits: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
-    """Choose the next token of each row and note its log-probability on the plan.
+    """Choose the next token of each row and note it on its plan.
 
     Args:
         logits: [rows, vocab], float32, raw. Not changed.
-        plans: One for each row. A row with NaN or without a finite maximum gets an `error` and token 0.
+        plans: One for each row. A row that cannot be picked from (NaN, an infinite logit, a raising processor) gets
+            an `error` and token 0; the others are not touched by it.
 
     Returns:
         [rows] token ids, int64, on the device of the logits.
     """
-    mass = logits.logsumexp(-1)  # [rows]
-    tokens = logits.argmax(-1)  # [rows]; NaN wins the argmax, such rows are dealt with below
-    healthy = torch.isfinite(mass).tolist()
-    drawing = [row for row, plan in enumerate(plans) if healthy[row] and not plan.is_greedy]
-    for truncate in (False, True):
-        rows = [row for row in drawing if plans[row].truncates is truncate]
-        if rows:
-            draw = _draw_truncated if truncate else _draw_from_all
-            tokens[rows] = draw(logits[rows], [plans[row] for row in rows])
-    chosen = (logits.gather(1, tokens[:, None])[:, 0] - mass).tolist()
-    for row, plan in enumerate(plans):
-        if healthy[row]:
-            plan.logprobs.append(chosen[row])
-        else:
+    mass = _log_mass(logits)  # [rows]
+    for plan, healthy in zip(plans, torch.isfinite(mass).tolist(), strict=True):
+        if not healthy:
             plan.error = GenerationError("The model produced NaN or infinite logits for this request.")
-            tokens[row] = 0
+    scores = _scores(logits, plans)
+    tokens = _choose(scores, plans)
+    chosen = (logits.gather(1, tokens[:, None])[:, 0] - mass).tolist()
+    alternatives = _alternatives(logits, mass, plans)
+    for row, (plan, token) in enumerate(zip(plans, tokens.tolist(), strict=True)):
+        if plan.error is None:
+            _guarded(plan, plan.accept, token, chosen[row], alternatives.get(row, ()))
     return tokens
 
 
-def _draw_from_all(logits: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
-    return _inverse_cdf(_scaled(logits, plans).double().exp(), plans)
+def _log_mass(logits: torch.Tensor) -> torch.Tensor:
+    """[rows] logsumexp; by way of the softmax, which is twice as fast. NaN or infinite where a row is sick."""
+    return logits.amax(-1) - logits.softmax(-1).amax(-1).log()
 
 
-def _draw_truncated(logits: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
-    values, candidates, kept = _truncate(_scaled(logits, plans), plans)  # [rows, candidates], best first
-    # In order of the ids, like a draw from the whole vocabulary: how far a neighbour made us look plays no part.
-    by_id = candidates.argsort(-1)
-    weights = values.double().exp().masked_fill(~kept, 0).gather(1, by_id)
-    return candidates.gather(1, by_id).gather(1, _inverse_cdf(weights, plans)[:, None])[:, 0]
+def _scores(logits: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
+    """The logits themselves, or a copy in which the rows that want it are changed."""
+    changing = [row for row, plan in enumerate(plans) if plan.changes_logits and plan.error is None]
+    if not changing:
+        return logits
+    scores = logits.clone()
+    for row in changing:
+        changed = _guarded(plans[row], plans[row].scores, logits[row])
+        if changed is not None:
+            scores[row] = changed
+    return scores
 
 
-def _scaled(logits: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
-    """[rows, vocab] logits over temperature, the best one 0: the smallest temperatures cannot overflow."""
-    return (logits - logits.amax(-1, keepdim=True)) / _column([plan.temperature for plan in plans], logits)
+def _guarded(plan: SamplingPlan, act: Any, *arguments: Any) -> Any:
+    """What `act` returns; an exception becomes the plan's error: one request must not end the step of all."""
+    try:
+        return act(*arguments)
+    except LLMError as error:
+        plan.error = error
+    except Exception as error:
+        _logger.exception("A logits processor failed.")
+        plan.error = GenerationError(f"A logits processor of this request failed: {type(error).__name__}: {error}")
+    return None
 
 
-def _inverse_cdf(weights: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
-    """Column of each row where the cumulative weight first exceeds uniform * total."""
-    cumulative = weights.cumsum(-1)  # float64
-    threshold = _column([plan.uniform() for plan in plans], weights) * cumulative[:, -1:]
-    columns = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
-    last = weights.shape[1] - 1 - (weights.flip(1) > 0).int().argmax(1)  # rounding must not pick a dropped token
-    return torch.minimum(columns, last)
+def _choose(scores: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
+    drawing = [row for row, plan in enumerate(plans) if plan.error is None and not plan.is_greedy]
+    if len(drawing) == len(plans):
+        return draw(scores, plans)
+    tokens = argmax(scores)  # NaN wins, such rows are zeroed below
+    if drawing:
+        tokens[drawing] = draw(scores[drawing], [plans[row] for row in drawing])
+    sick = [row for row, plan in enumerate(plans) if plan.error is not None]
+    tokens[sick] = 0
+    return tokens
 
 
-def _truncate(scaled: torch.Tensor, plans: Sequence[SamplingPlan]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The best tokens of each row, and which of them top_k, top_p and min_p keep.
-
-    Returns:
-        values, token ids and a mask of what is kept, each [rows, candidates], best first.
-    """
-    vocab = scaled.shape[-1]
-    width = min(vocab, max(_CANDIDATES, *(1 + (plan.top_k or 0) for plan in plans)))
-    while True:
-        values, candidates = _best(scaled, width)
-        kept = _kept(values, scaled, plans)
-        worst_kept = values.masked_fill(~kept, torch.inf).amin(-1)
-        if width == vocab or (worst_kept > values[:, -1]).all():  # nothing kept, and no tie with it, is missing
-            return values, candidates, kept
-        width = min(vocab, width * _WIDEN)
+def _alternatives(
+    logits: torch.Tensor, mass: torch.Tensor, plans: Sequence[SamplingPlan]
+) -> dict[int, tuple[tuple[int, float], ...]]:
+    """Row -> its most probable tokens, for rows that ask for them."""
+    asking = [row for row, plan in enumerate(plans) if plan.request.options.top_logprobs and plan.error is None]
+    if not asking:
+        return {}
+    values, ids = top(logits[asking], max(plans[row].request.options.top_logprobs for row in asking))
+    logprobs = (values - mass[asking][:, None]).tolist()
+    return {
+        row: tuple(zip(of_row, own, strict=True))[: plans[row].request.options.top_logprobs]
+        for row, of_row, own in zip(asking, ids.tolist(), logprobs, strict=True)
+    }
 
 
-def _best(scaled: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `width` largest values of each row and their ids, best first, equal ones in order of their ids."""
-    values, ids = scaled.topk(width, dim=-1, sorted=False)
-    by_id = ids.argsort(-1)
-    values, ids = values.gather(1, by_id), ids.gather(1, by_id)
-    order = values.argsort(dim=-1, descending=True, stable=True)
-    return values.gather(1, order), ids.gather(1, order)
+def _processors(plan: SamplingPlan) -> list[Any]:
+    """What changes the logits of a request, in order."""
+    options, prompt = plan.request.options, plan.request.prompt_ids
+    processors: list[Any] = []
+    if options.logit_bias:
+        processors.append(_LogitBias(options.logit_bias))
+    if options.repetition_penalty != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
+    if options.frequency_penalty or options.presence_penalty:
+        processors.append(_CountPenalty(plan.counts, options.frequency_penalty, options.presence_penalty))
+    if options.no_repeat_ngram_size:
+        processors.append(NoRepeatNGramLogitsProcessor(options.no_repeat_ngram_size))
+    if options.min_new_tokens and plan.request.eos_token_ids:
+        processors.append(_NoEndBefore(len(prompt) + options.min_new_tokens, plan.request.eos_token_ids))
+    return [*processors, *options.logits_processors]
 
 
-def _kept(values: torch.Tensor, scaled: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
-    """Mask of the candidates that survive; `values` are sorted, best first."""
-    vocab = scaled.shape[-1]
-    ranks = [min(plan.top_k or vocab, vocab) for plan in plans]
-    kth = values.gather(1, torch.tensor(ranks, device=values.device).clamp(max=values.shape[1])[:, None] - 1)
-    kept = values >= kth  # a tie with the k-th stays, as in transformers
-    for row, rank in enumerate(ranks):
-        if rank > values.shape[1]:
-            kept[row] = True
-    # the mass that top_p shares out: of what top_k kept, or of the whole vocabulary
-    log_mass = torch.where(
-        torch.tensor([rank < vocab for rank in ranks], device=values.device),
-        values.masked_fill(~kept, -torch.inf).logsumexp(-1),
-        scaled.logsumexp(-1),
-    )
-    probabilities = (values - log_mass[:, None]).exp().masked_fill(~kept, 0)
-    before = probabilities.double().cumsum(-1) - probabilities.double()  # mass of the better ones
-    kept &= before < _column([_limit(plan.top_p) for plan in plans], before)
-    kept &= probabilities >= probabilities[:, :1] * _column([plan.min_p or 0.0 for plan in plans], values)
-    kept[:, 0] = True
-    return kept
+class _LogitBias(LogitsProcessor):
+    """OpenAI's `logit_bias`."""
+
+    def __init__(self, bias: Any) -> None:
+        self._ids, self._values = torch.tensor(list(bias)), torch.tensor(list(bias.values()), dtype=torch.float32)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.index_add(1, self._ids.to(scores.device), self._values.to(scores.device)[None])
 
 
-def _limit(top_p: float | None) -> float:
-    return torch.inf if top_p is None or top_p >= 1 else top_p  # rounding may bring the whole mass above 1
+class _CountPenalty(LogitsProcessor):
+    """OpenAI's `frequency_penalty` and `presence_penalty`, which count the answer only."""
+
+    def __init__(self, counts: Counter[int], frequency: float, presence: float) -> None:
+        self._counts, self._frequency, self._presence = counts, frequency, presence
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        ids = torch.tensor(list(self._counts), dtype=torch.long, device=scores.device)
+        counts = torch.tensor(list(self._counts.values()), dtype=scores.dtype, device=scores.device)
+        return scores.index_add(1, ids, -(self._presence + self._frequency * counts)[None])
 
 
-def _column(numbers: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-    """[rows, 1], with the dtype and device of `like`."""
-    return torch.tensor(numbers, dtype=like.dtype, device=like.device)[:, None]
+class _NoEndBefore(LogitsProcessor):
+    """No end token while prompt and answer have fewer than `length` tokens."""
+
+    def __init__(self, length: int, end_token_ids: frozenset[int]) -> None:
+        self._length, self._ids = length, sorted(end_token_ids)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if input_ids.shape[1] >= self._length:
+            return scores
+        ended = scores.clone()
+        ended[:, [token_id for token_id in self._ids if token_id < scores.shape[1]]] = -torch.inf
+        return ended

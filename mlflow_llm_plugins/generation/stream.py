@@ -10,16 +10,13 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 from mlflow_llm_plugins.errors import (
-    EngineUnavailableError,
     LLMError,
     RequestCancelledError,
     RequestTimeoutError,
 )
 from mlflow_llm_plugins.generation.admission import AdmittedRequest
 from mlflow_llm_plugins.generation.detokenize import Detokenizer
-from mlflow_llm_plugins.generation.requests import FinishReason, GenerationOutput, TokenEvent
-
-_LIVENESS_S = 1.0  # how often a waiting caller makes sure that the engine still lives
+from mlflow_llm_plugins.generation.requests import FinishReason, GenerationOutput, Pick, TokenEvent
 
 
 class TokenStream:
@@ -28,29 +25,20 @@ class TokenStream:
     `push` belongs to the engine's thread; everything else may be called from any thread.
     """
 
-    def __init__(
-        self,
-        request: AdmittedRequest,
-        tokenizer: Any,
-        on_end: Callable[[TokenStream], None],
-        engine_failure: Callable[[], str | None],
-    ) -> None:
+    def __init__(self, request: AdmittedRequest, tokenizer: Any, on_end: Callable[[TokenStream], None]) -> None:
         """Open the stream; the deadline runs from now.
 
         Args:
             request: What was admitted.
             tokenizer: Turns the tokens into text.
             on_end: Called once, when the stream has ended; frees the slot.
-            engine_failure: Why the engine will not go on, or None while it does.
         """
         self.request = request
         self._deadline = time.monotonic() + request.timeout_s
         self._on_end = on_end
-        self._engine_failure = engine_failure
-        self._detokenizer = Detokenizer(tokenizer, request.stop, request.prompt_ids)
+        self._detokenizer = Detokenizer(tokenizer, request.options.stop, request.prompt_ids)
         self._text: list[str] = []
-        self._token_ids: list[int] = []
-        self._logprobs: list[float] = []
+        self._picks: list[Pick] = []
         self._events: queue.SimpleQueue[TokenEvent | None] = queue.SimpleQueue()
         self._output: Future[GenerationOutput] = Future()
         self._ended = False
@@ -58,24 +46,23 @@ class TokenStream:
 
     # -- the engine's end ---------------------------------------------------------------------------------
 
-    def push(self, token_id: int, logprob: float) -> None:
+    def push(self, pick: Pick) -> None:
         """Add a generated token; ends the stream where the answer ends or its time is up."""
         if self.ended:
             return
-        is_end_token = token_id in self.request.eos_token_ids
-        text = "" if is_end_token else self._detokenizer.push(token_id)
-        self._token_ids.append(token_id)
-        self._logprobs.append(logprob)
-        reason = self._finish_reason(is_end_token)
+        is_end_token = pick.token_id in self.request.eos_token_ids
+        text = "" if is_end_token else self._detokenizer.push(pick.token_id)
+        self._picks.append(pick)
+        reason = self._finish_reason(is_end_token or pick.completes)
         if reason is not None and not self._detokenizer.stopped:
             text += self._detokenizer.flush()
-            reason = self._finish_reason(is_end_token)
+            reason = self._finish_reason(is_end_token or pick.completes)
         self._text.append(text)
-        self._events.put(TokenEvent(token_id, text, logprob))
+        self._events.put(TokenEvent(pick.token_id, text, pick.logprob, pick.top_logprobs))
         if reason is not None:
             self._finish(reason)
-        elif time.monotonic() > self._deadline:
-            self._expire()
+        else:
+            self.expire_if_due()
 
     def fail(self, error: LLMError) -> None:
         """End the stream with an error; does nothing when it has ended."""
@@ -89,7 +76,12 @@ class TokenStream:
     @property
     def received(self) -> int:
         """Tokens pushed so far."""
-        return len(self._token_ids)
+        return len(self._picks)
+
+    def expire_if_due(self) -> None:
+        """End the stream with an error if its deadline has passed."""
+        if time.monotonic() >= self._deadline:
+            self._expire()
 
     # -- the caller's end ---------------------------------------------------------------------------------
 
@@ -107,7 +99,7 @@ class TokenStream:
         """Wait for the whole answer, at most until the deadline."""
         while not self._output.done():
             wait([self._output], timeout=self._patience())
-            self._end_if_hopeless()
+            self.expire_if_due()
         return self._output.result()
 
     def _next_event(self) -> TokenEvent | None:
@@ -115,44 +107,41 @@ class TokenStream:
             try:
                 event = self._events.get(timeout=self._patience())
             except queue.Empty:
-                self._end_if_hopeless()
+                self.expire_if_due()
                 continue
             if event is None:
                 self._events.put(None)  # whoever else iterates, now or later, must see the end as well
             return event
 
     def _patience(self) -> float:
-        return min(_LIVENESS_S, max(0.001, self._deadline - time.monotonic()))
-
-    def _end_if_hopeless(self) -> None:
-        failure = self._engine_failure()
-        if failure is not None:
-            self.fail(EngineUnavailableError(failure))
-        elif time.monotonic() >= self._deadline:
-            self._expire()
+        return max(0.001, self._deadline - time.monotonic())
 
     # -- endings ------------------------------------------------------------------------------------------
 
-    def _finish_reason(self, is_end_token: bool) -> FinishReason | None:
-        if is_end_token or self._detokenizer.stopped:
+    def _finish_reason(self, is_complete: bool) -> FinishReason | None:
+        if is_complete or self._detokenizer.stopped:
             return "stop"
-        return "length" if len(self._token_ids) >= self.request.max_new_tokens else None
+        return "length" if len(self._picks) >= self.request.max_new_tokens else None
 
     def _finish(self, reason: FinishReason) -> None:
         output = GenerationOutput(
             text="".join(self._text),
-            token_ids=tuple(self._token_ids),
-            logprobs=tuple(self._logprobs),
+            token_ids=tuple(pick.token_id for pick in self._picks),
+            logprobs=tuple(pick.logprob for pick in self._picks),
             prompt_tokens=len(self.request.prompt_ids),
             finish_reason=reason,
+            top_logprobs=self._alternatives(),
         )
         self._end(lambda: self._output.set_result(output))
+
+    def _alternatives(self) -> tuple[tuple[tuple[int, float], ...], ...]:
+        return tuple(pick.top_logprobs for pick in self._picks) if self.request.options.top_logprobs else ()
 
     def _expire(self) -> None:
         self.fail(
             RequestTimeoutError(
                 f"The request did not finish within {self.request.timeout_s:g} s "
-                f"({len(self._token_ids)} of at most {self.request.max_new_tokens} tokens were generated). "
+                f"({len(self._picks)} of at most {self.request.max_new_tokens} tokens were generated). "
                 "Ask for fewer tokens, or raise request_timeout_s."
             )
         )

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from mlflow_llm_plugins.errors import EngineUnavailableError, InvalidInputError, PromptTooLongError, QueueFullError
+from mlflow_llm_plugins.errors import EngineUnavailableError, InvalidInputError, PromptTooLongError
 from mlflow_llm_plugins.generation.admission import DEFAULT_TIMEOUT_S, Admission
+from mlflow_llm_plugins.generation.allocator import tune_allocator
 from mlflow_llm_plugins.generation.architecture import (
     end_token_ids,
     is_exact,
+    logits_width,
     refuse_other_tasks,
     refuse_slow_tokenizer,
     vocabulary_size,
     why_not_paged,
 )
+from mlflow_llm_plugins.generation.attention import can_attend_per_request
 from mlflow_llm_plugins.generation.cache_plan import context_length, plan_cache
+from mlflow_llm_plugins.generation.constraints import ConstraintCompiler
 from mlflow_llm_plugins.generation.continuous import ContinuousRunner
 from mlflow_llm_plugins.generation.encoding import Encoder
-from mlflow_llm_plugins.generation.engine import EngineStats, Text
+from mlflow_llm_plugins.generation.engine import EngineState, EngineStats, Text
+from mlflow_llm_plugins.generation.open_requests import OpenRequests
+from mlflow_llm_plugins.generation.packed_linear import pack_linear_layers
 from mlflow_llm_plugins.generation.padded import PaddedRunner
 from mlflow_llm_plugins.generation.probe import probe_failure
 from mlflow_llm_plugins.generation.requests import GenerationRequest
@@ -29,29 +36,33 @@ from mlflow_llm_plugins.generation.scoring import ChoiceRow, Scorer
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.generation.softcap import support_softcap
 from mlflow_llm_plugins.generation.stream import TokenStream
-from mlflow_llm_plugins.generation.threads import set_threads
+from mlflow_llm_plugins.generation.threads import release_worker_threads, set_threads
 from mlflow_llm_plugins.generation.twin import CacheShape, inspect_cache, make_twin
 from mlflow_llm_plugins.generation.versions import warn_if_untested
+from mlflow_llm_plugins.generation.watchdog import Watchdog
 
 _logger = logging.getLogger(__name__)
+
+_CLOSED = "The engine is closed."
 
 
 class TransformersEngine:
     """A `GenerationEngine` over one loaded causal model; all methods may be called from any thread."""
 
     def __init__(
-        self, runner: Runner, tokenizer: Any, admission: Admission, scorer: Scorer, max_queue_size: int
+        self, runner: Runner, tokenizer: Any, admission: Admission, scorer: Scorer, settings: EngineSettings
     ) -> None:
         """Put the parts together; `open_continuous` and `open_padded` build them."""
         self._runner = runner
         self._tokenizer = tokenizer
         self._admission = admission
         self._scorer = scorer
-        self._max_queue_size = max_queue_size
         self._encoder = Encoder(tokenizer)
-        self._open: set[TokenStream] = set()
-        self._closed = False
-        self._lock = threading.Lock()  # of _open and _closed
+        self._open = OpenRequests(settings.max_queue_size)
+        self._watchdog = Watchdog(runner, self._open, settings.step_timeout_s, settings.max_restarts)
+        self._closed = self._draining = False
+        # The threads must not hold the engine, which is collected when nobody uses it.
+        self._finalizer = weakref.finalize(self, _shut_down, self._watchdog, self._open, runner)
 
     @property
     def tokenizer(self) -> Any:
@@ -64,65 +75,72 @@ class TransformersEngine:
 
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queue a request; see `GenerationEngine.submit`."""
-        stream = TokenStream(
-            self._admission.admit(request), self._tokenizer, on_end=self._forget, engine_failure=self._failure
-        )
-        failure = self._failure()
-        if failure is not None:
-            raise EngineUnavailableError(failure)
-        with self._lock:
-            if len(self._open) >= self._max_queue_size:
-                raise QueueFullError(
-                    f"{len(self._open)} requests are open, as many as max_queue_size={self._max_queue_size} allows. "
-                    "Try again later."
-                )
-            self._open.add(stream)
+        stream = TokenStream(self._admission.admit(request), self._tokenizer, on_end=self._forget)
+        self._refuse_if_unavailable()
+        self._open.add(stream)
         try:
+            self._watchdog.look()
             self._runner.start(stream)
         except BaseException:
             self._forget(stream)  # its slot must not stay taken
             raise
+        if self._closed:  # meanwhile: close() may have looked before this one was there
+            stream.fail(EngineUnavailableError(_CLOSED))
         return stream
 
     def score(self, texts: Sequence[Text]) -> list[list[float]]:
         """Log-probabilities of given tokens; see `GenerationEngine.score`."""
         _refuse_bare_string("score", "texts", texts)
-        return self._scorer.score([self._checked(self._encoder.encode(text)) for text in texts])
+        with _own_workers_released():
+            return self._scorer.score([self._checked(self._encoder.encode(text)) for text in texts])
 
     def choose(self, prompts: Sequence[Text], choices: Sequence[Text] | Sequence[Sequence[Text]]) -> list[list[float]]:
         """Log-probabilities of choices; see `GenerationEngine.choose`."""
         _refuse_bare_string("choose", "prompts", prompts)
         _refuse_bare_string("choose", "choices", choices)
         rows = self._encoder.choice_rows(prompts, choices)
-        return self._scorer.choose([self._checked_row(row) for row in rows])
+        with _own_workers_released():
+            return self._scorer.choose([self._checked_row(row) for row in rows])
 
     def stats(self) -> EngineStats:
         """A snapshot of what is running."""
-        with self._lock:
-            open_requests, closed = len(self._open), self._closed
         return EngineStats(
             engine=self._runner.name,
-            state="closed" if closed else "dead" if self._runner.failure() else "running",
-            open_requests=open_requests,
+            state=self._state(),
+            open_requests=len(self._open),
             max_context_length=self._admission.max_context_length,
             cache_tokens=self._runner.cache_tokens or 0,
+            restarts=self._watchdog.restarts,
+            failure=None if self._closed else self._watchdog.failure(),
         )
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take nothing new and let what is open finish; see `GenerationEngine.drain`."""
+        self._draining = True
+        return self._open.wait_until_none(timeout_s)
 
     def close(self) -> None:
         """Fail what is open, then stop the runner."""
-        with self._lock:
-            self._closed = True
-            streams = list(self._open)
-        for stream in streams:
-            stream.fail(EngineUnavailableError("The engine was closed."))
-        self._runner.close()
+        self._closed = True
+        self._finalizer()
 
-    def _failure(self) -> str | None:
-        return "The engine is closed." if self._closed else self._runner.failure()
+    def _state(self) -> EngineState:
+        if self._closed:
+            return "closed"
+        if self._watchdog.failure() is None:
+            return "draining" if self._draining else "running"
+        return "stalled" if self._watchdog.is_stalled else "restarting" if self._watchdog.is_restarting else "dead"
+
+    def _refuse_if_unavailable(self) -> None:
+        if self._closed:
+            raise EngineUnavailableError(_CLOSED)
+        if self._draining:
+            raise EngineUnavailableError("The engine is draining: it finishes what is open and takes nothing new.")
+        if failure := self._watchdog.failure():
+            raise EngineUnavailableError(failure)
 
     def _forget(self, stream: TokenStream) -> None:
-        with self._lock:
-            self._open.discard(stream)
+        self._open.discard(stream)
         self._runner.release(stream)
 
     def _checked(self, ids: list[int]) -> list[int]:
@@ -139,6 +157,13 @@ class TransformersEngine:
         return row
 
 
+def _shut_down(watchdog: Watchdog, open_requests: OpenRequests, runner: Runner) -> None:
+    watchdog.close()
+    for stream in open_requests.all():
+        stream.fail(EngineUnavailableError("The engine was closed."))
+    runner.close()
+
+
 def _refuse_bare_string(method: str, name: str, value: Any) -> None:
     if isinstance(value, str):
         raise InvalidInputError(
@@ -148,27 +173,26 @@ def _refuse_bare_string(method: str, name: str, value: Any) -> None:
 
 def open_continuous(model: Any, tokenizer: Any, settings: EngineSettings) -> TransformersEngine:
     """The engine on continuous batching where that is right for the model, else on padded `generate`."""
-    _prepare(model, tokenizer, settings)
-    shape = inspect_cache(model)
-    twin = make_twin(model)
-    reason = why_not_paged(model)
-    if reason is None:
-        opened = _try_continuous(model, twin, tokenizer, settings, shape)
-        if isinstance(opened, TransformersEngine):
-            return opened
-        reason = opened
-    _logger.warning("Generation runs in padded batches instead of continuous batching: %s.", reason.rstrip("."))
-    return open_padded(twin, tokenizer, settings)  # a failed try can leave its marks on the model, not on the twin
+    with _own_workers_released():
+        _prepare(model, tokenizer, settings)
+        shape = inspect_cache(model)
+        twin = make_twin(model)
+        reason = why_not_paged(model)
+        if reason is None:
+            opened = _try_continuous(model, twin, tokenizer, settings, shape)
+            if isinstance(opened, TransformersEngine):
+                return opened
+            reason = opened
+        _logger.warning("Generation runs in padded batches instead of continuous batching: %s.", reason.rstrip("."))
+        # A failed try can leave its marks on the model, not on the twin.
+        return _open_padded(twin, tokenizer, settings, shape)
 
 
 def open_padded(model: Any, tokenizer: Any, settings: EngineSettings) -> TransformersEngine:
     """The engine on padded `generate`, for any causal model."""
-    _prepare(model, tokenizer, settings)
-    admission = _admission(model, tokenizer, settings, cache_tokens=None)
-    shape = inspect_cache(model)
-    scorer = Scorer(make_twin(model), can_branch=shape.is_plain_attention, max_length=admission.max_context_length)
-    runner = PaddedRunner(model, settings, admission.max_context_length)
-    return TransformersEngine(runner, tokenizer, admission, scorer, settings.max_queue_size)
+    with _own_workers_released():
+        _prepare(model, tokenizer, settings)
+        return _open_padded(model, tokenizer, settings, inspect_cache(model))
 
 
 def _prepare(model: Any, tokenizer: Any, settings: EngineSettings) -> None:
@@ -176,7 +200,26 @@ def _prepare(model: Any, tokenizer: Any, settings: EngineSettings) -> None:
     refuse_slow_tokenizer(tokenizer)
     warn_if_untested()
     set_threads(settings.num_threads)
+    if settings.tune_allocator and model.device.type == "cpu":
+        tune_allocator()
     model.eval()
+    pack_linear_layers(model, settings.packed_weights)
+
+
+@contextmanager
+def _own_workers_released() -> Iterator[None]:
+    """Leave no OpenMP workers of this thread behind beside those of the generation thread."""
+    try:
+        yield
+    finally:
+        release_worker_threads()
+
+
+def _open_padded(model: Any, tokenizer: Any, settings: EngineSettings, shape: CacheShape) -> TransformersEngine:
+    admission = _admission(model, tokenizer, settings, cache_tokens=None)
+    scorer = Scorer(make_twin(model), can_branch=shape.is_plain_attention, max_length=admission.max_context_length)
+    runner = PaddedRunner(model, settings, admission.max_context_length)
+    return TransformersEngine(runner, tokenizer, admission, scorer, settings)
 
 
 def _try_continuous(
@@ -187,18 +230,24 @@ def _try_continuous(
     cache = plan_cache(settings, context, shape.bytes_per_token, model.device)
     admission = _admission(model, tokenizer, settings, cache.tokens)
     support_softcap(model)
-    try:
-        runner = ContinuousRunner(model, settings, cache)
-    except Exception as error:  # whatever the library finds wrong with an architecture
-        return f"its paged cache cannot be built ({type(error).__name__}: {error})"
     scorer = Scorer(twin, can_branch=shape.is_plain_attention, max_length=context)
-    engine = TransformersEngine(runner, tokenizer, admission, scorer, settings.max_queue_size)
-    failure = probe_failure(runner, scorer, tokenizer, admission, settings.max_batch_tokens, exact=is_exact(model))
-    if failure is not None:
-        engine.close()
-        return failure
-    _logger.info("Continuous batching with a KV cache of %s, context %d tokens.", cache, context)
-    return engine
+    failure = "it was not tried"
+    tries = [True, False] if settings.per_request_attention and can_attend_per_request(model) else [False]
+    for per_request_attention in tries:
+        try:
+            runner = ContinuousRunner(model, settings, cache, per_request_attention=per_request_attention)
+        except Exception as error:  # whatever the library finds wrong with an architecture
+            failure = f"its paged cache cannot be built ({type(error).__name__}: {error})"
+            continue
+        problem = probe_failure(runner, scorer, tokenizer, admission, settings.max_batch_tokens, exact=is_exact(model))
+        if problem is None:
+            _logger.info("Continuous batching with a KV cache of %s, context %d tokens.", cache, context)
+            return TransformersEngine(runner, tokenizer, admission, scorer, settings)
+        runner.close()
+        failure = problem
+        if per_request_attention:
+            _logger.info("Attention of one call a request is not right for this model: %s.", failure)
+    return failure
 
 
 def _admission(model: Any, tokenizer: Any, settings: EngineSettings, cache_tokens: int | None) -> Admission:
@@ -209,4 +258,5 @@ def _admission(model: Any, tokenizer: Any, settings: EngineSettings, cache_token
         max_new_tokens=settings.max_new_tokens,
         eos_token_ids=end_token_ids(model, tokenizer),
         timeout_s=settings.request_timeout_s or DEFAULT_TIMEOUT_S,
+        constraints=ConstraintCompiler(tokenizer, logits_width(model)),
     )

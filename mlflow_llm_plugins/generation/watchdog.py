@@ -1,0 +1,125 @@
+"""Sees to it that nobody waits in vain: deadlines, a generation thread that dies, a step that does not return."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+
+from mlflow_llm_plugins.errors import EngineUnavailableError
+from mlflow_llm_plugins.generation.open_requests import OpenRequests
+from mlflow_llm_plugins.generation.runner import Runner
+
+_logger = logging.getLogger(__name__)
+
+_TICK_S = 0.25  # while requests are open; without any it sleeps
+_RESTARTS_WITHIN_S = 3600.0
+_CLOSE_S = 5.0
+
+
+class Watchdog:
+    """A thread that looks after a runner and the requests that wait for it."""
+
+    def __init__(self, runner: Runner, open_requests: OpenRequests, step_timeout_s: float, max_restarts: int) -> None:
+        """Start to watch.
+
+        Args:
+            runner: Its thread is started again when it dies.
+            open_requests: Failed at once when the thread dies or stands still.
+            step_timeout_s: Seconds after which a step counts as one that does not return.
+            max_restarts: Within an hour; after one more death the runner stays dead.
+        """
+        self._runner = runner
+        self._open = open_requests
+        self._step_timeout_s = step_timeout_s
+        self._max_restarts = max_restarts
+        self._restarts: deque[float] = deque()
+        self._failure: str | None = None
+        self._stalled_at: int | None = None  # the step that does not return
+        self.is_restarting = False
+        self._progress = (runner.steps, time.monotonic())
+        self._closing = False
+        self.restarts = 0  # in all
+        self._thread = threading.Thread(target=self._watch, name="llm-engine-watchdog", daemon=True)
+        self._thread.start()
+
+    def failure(self) -> str | None:
+        """Why requests cannot be taken now, or None when they can."""
+        return self._failure
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether a step does not return; it ends when the step does."""
+        return self._stalled_at is not None
+
+    def look(self) -> None:
+        """Look now; called when a request is opened, so that an idle engine needs no clock."""
+        self._runner.disturbed.set()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing = True
+        self._runner.disturbed.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(_CLOSE_S)
+
+    def _watch(self) -> None:
+        while not self._closing:
+            busy = len(self._open) > 0 or self._stalled_at is not None
+            self._runner.disturbed.wait(min(_TICK_S, self._step_timeout_s / 4) if busy else None)
+            self._runner.disturbed.clear()
+            if not self._closing:
+                self._look_around(was_busy=busy)
+
+    def _look_around(self, was_busy: bool) -> None:
+        try:
+            for stream in self._open.all():
+                stream.expire_if_due()
+            if not self._runner.is_alive():
+                self._recover()
+            else:
+                self._watch_steps(was_busy)
+        except Exception:  # a watchdog that dies of an error would be the one thing that nobody sees
+            _logger.exception("Looking after the generation thread failed.")
+
+    def _recover(self) -> None:
+        if self._failure is not None and not self.is_stalled:
+            return  # dead for good
+        self._stalled_at = None
+        reason = f"The generation thread died: {self._runner.death() or 'it ended without an error'}."
+        if not self._may_restart():
+            self._failure = f"{reason} It died {len(self._restarts) + 1} times within an hour and stays dead now."
+            _logger.error("%s", self._failure)
+            self._fail_open(self._failure)
+            return
+        self._failure, self.is_restarting = f"{reason} It is being started again; try again.", True
+        self._fail_open(self._failure)
+        _logger.warning("%s Starting it again.", reason)
+        self._restarts.append(time.monotonic())
+        self.restarts += 1
+        self._runner.restart()
+        self._progress = (self._runner.steps, time.monotonic())
+        self._failure, self.is_restarting = None, False
+
+    def _may_restart(self) -> bool:
+        while self._restarts and time.monotonic() - self._restarts[0] > _RESTARTS_WITHIN_S:
+            self._restarts.popleft()
+        return len(self._restarts) < self._max_restarts
+
+    def _watch_steps(self, was_busy: bool) -> None:
+        steps, now = self._runner.steps, time.monotonic()
+        if steps != self._progress[0] or not was_busy:
+            self._progress = (steps, now)
+            if self._stalled_at is not None and steps != self._stalled_at:
+                _logger.warning("The generation step that stood still has returned; requests are taken again.")
+                self._stalled_at = self._failure = None
+        elif now - self._progress[1] > self._step_timeout_s and self._stalled_at is None:
+            self._stalled_at = steps
+            self._failure = f"A generation step has not returned within step_timeout_s={self._step_timeout_s:g} s."
+            _logger.error("%s Requests are refused until it does.", self._failure)
+            self._fail_open(self._failure)
+
+    def _fail_open(self, message: str) -> None:
+        for stream in self._open.all():
+            stream.fail(EngineUnavailableError(message))
