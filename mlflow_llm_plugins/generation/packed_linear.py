@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import logging
 import statistics
-import time
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from mlflow_llm_plugins.generation.openmp import use_threads
+from mlflow_llm_plugins.generation.timing import fastest, in_thread_of_its_own
 from mlflow_llm_plugins.hardware import available_memory_bytes
 
 _logger = logging.getLogger(__name__)
 
 _PACKED_FOR_ROWS = 16  # serves every number of rows; packing for one row is slower from four rows on
-_TIMED_ROWS = (1, 16)
-_TIMINGS = 7
+_FILLED_UP = 4  # rows for which oneDNN has a kernel that can be faster than the one for a single row
 _FASTER = 0.9  # the time of packed weights may be this share of the others', or it is not worth it
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative to the largest output
 _TIED_SHARE = 0.25  # of the free memory, which a packed copy of weights that stay as they are may take
+
+Place = tuple[nn.Module, str]  # a layer, as its parent and its name there
 
 
 class PackedLinear(nn.Module):
@@ -33,9 +36,10 @@ class PackedLinear(nn.Module):
     packed: torch.Tensor
     bias: torch.Tensor | None
 
-    def __init__(self, linear: nn.Linear) -> None:
-        """Pack the weights of a layer, which is not changed."""
+    def __init__(self, linear: nn.Linear, min_rows: int = 1) -> None:
+        """Pack the weights of a layer, which is not changed; fewer rows than `min_rows` are filled up."""
         super().__init__()
+        self.min_rows = min_rows
         self.in_features, self.out_features = linear.in_features, linear.out_features
         # a buffer: whatever copies a model and shares its tensors shares this one too
         self.register_buffer("packed", _pack(linear), persistent=False)
@@ -43,6 +47,12 @@ class PackedLinear(nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """[..., in_features] to [..., out_features]."""
+        rows = input.shape[-2]
+        if rows < self.min_rows:
+            return self._multiply(nn.functional.pad(input, (0, 0, 0, self.min_rows - rows)))[..., :rows, :]
+        return self._multiply(input)
+
+    def _multiply(self, input: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
         return output
 
@@ -62,27 +72,62 @@ def pack_linear_layers(model: Any, wanted: bool | None) -> int:
     """
     if wanted is False or model.device.type != "cpu":
         return 0
-    layers = [layer for _, _, layer in _dense_layers(model)]
-    if not layers or not _is_right(layers):
+    places = [(parent, name) for parent in model.modules() for name in _dense_layers(parent)]
+    if not places or not _is_right(places) or not _hides_its_weights(model, places):
         return 0
-    if wanted is None and not _is_faster(max(layers, key=lambda layer: layer.weight.numel())):
+    min_rows = in_thread_of_its_own(partial(_best_min_rows, _largest(places)))
+    if min_rows is None and wanted is None:
         return 0
     shared = _shared_weights(model)
     replaced = 0
-    for parent, name, layer in list(_dense_layers(model)):
-        if id(layer.weight) not in shared or _has_room_for(layer.weight):
-            setattr(parent, name, PackedLinear(layer))
+    for parent, name in places:  # without a reference to the layers, so that each is freed when it is replaced
+        weight = getattr(parent, name).weight
+        if id(weight) not in shared or _has_room_for(weight):
+            setattr(parent, name, PackedLinear(getattr(parent, name), min_rows or 1))
             replaced += 1
+        del weight
     _logger.info("%d linear layers run on packed weights.", replaced)
     return replaced
 
 
-def _dense_layers(model: Any) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    for parent in model.modules():
-        for name, layer in parent.named_children():
-            # not subclasses, such as bitsandbytes': they multiply in their own way
-            if type(layer) is nn.Linear and layer.weight.dtype in _TOLERANCE and not _is_hooked(layer):
-                yield parent, name, layer
+def _dense_layers(parent: nn.Module) -> list[str]:
+    """Names of the children that can be packed; not subclasses, such as bitsandbytes': they have ways of their own."""
+    return [
+        name
+        for name, layer in parent.named_children()
+        if type(layer) is nn.Linear and layer.weight.dtype in _TOLERANCE and not _is_hooked(layer)
+    ]
+
+
+def _largest(places: Sequence[Place]) -> nn.Linear:
+    layer: nn.Linear = max((getattr(*place) for place in places), key=lambda layer: layer.weight.numel())
+    return layer
+
+
+class _WithoutWeight(nn.Module):
+    """A layer whose weight nobody sees."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.forward = layer.forward
+
+
+def _hides_its_weights(model: Any, places: Sequence[Place]) -> bool:
+    """Whether the model only calls its linear layers: some read a weight to multiply it in a way of their own."""
+    layers = [getattr(*place) for place in places]
+    try:
+        for (parent, name), layer in zip(places, layers, strict=True):
+            setattr(parent, name, _WithoutWeight(layer))
+        with torch.no_grad():
+            model(input_ids=torch.zeros((1, 1), dtype=torch.long), use_cache=True)
+    except AttributeError as error:
+        _logger.info("Linear layers are not packed: %s", error)
+        return False
+    finally:
+        for (parent, name), layer in zip(places, layers, strict=True):
+            setattr(parent, name, layer)
+    return True
 
 
 def _is_hooked(layer: nn.Module) -> bool:
@@ -109,8 +154,9 @@ def _pack(linear: nn.Linear) -> torch.Tensor:
     return packed
 
 
-def _is_right(layers: list[nn.Linear]) -> bool:
+def _is_right(places: Sequence[Place]) -> bool:
     """Whether packed weights give the layers' own results, for one layer of each shape."""
+    layers = [getattr(*place) for place in places]
     shapes = {(layer.weight.shape, layer.weight.dtype, layer.bias is None): layer for layer in layers}
     return all(_gives_the_same(layer) for layer in shapes.values())
 
@@ -129,26 +175,18 @@ def _gives_the_same(layer: nn.Linear) -> bool:
     return bool(((ours - expected).abs().max() / scale) <= _TOLERANCE[layer.weight.dtype])
 
 
-def _is_faster(layer: nn.Linear) -> bool:
-    packed = PackedLinear(layer)
-    ratios = []
-    for count in _TIMED_ROWS:
-        rows = torch.randn((1, count, layer.in_features)).to(layer.weight.dtype)
-        ratios.append(_seconds(packed, rows) / _seconds(layer, rows))
-    _logger.info(
-        "Packed weights take %s of the time of the others at %s rows.",
-        " and ".join(f"{ratio:.2f}" for ratio in ratios),
-        " and ".join(map(str, _TIMED_ROWS)),
+def _best_min_rows(layer: nn.Linear) -> int | None:
+    """How many rows to fill up to; None where packed weights are not worth it."""
+    row, rows = (torch.randn((1, count, layer.in_features)).to(layer.weight.dtype) for count in (1, _PACKED_FOR_ROWS))
+    candidates = {1: PackedLinear(layer, 1), _FILLED_UP: PackedLinear(layer, _FILLED_UP)}
+    all_threads = torch.get_num_threads()
+    many = fastest({"packed": partial(candidates[1].forward, rows), "dense": partial(layer, rows)})
+    use_threads(1)  # where few rows are usually faster, and a busy machine is seen least
+    few = fastest(
+        {"dense": partial(layer, row), **{str(n): partial(one.forward, row) for n, one in candidates.items()}}
     )
-    return statistics.mean(ratios) <= _FASTER
-
-
-def _seconds(layer: nn.Module, rows: torch.Tensor) -> float:
-    times = []
-    with torch.no_grad():
-        layer(rows)
-        for _ in range(_TIMINGS):
-            started = time.perf_counter()
-            layer(rows)
-            times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    use_threads(all_threads)
+    min_rows = min(candidates, key=lambda count: few[str(count)])
+    ratios = (few[str(min_rows)] / few["dense"], many["packed"] / many["dense"])
+    _logger.info("Packed weights take %.2f and %.2f of the time of the others at 1 and 16 rows.", *ratios)
+    return min_rows if statistics.mean(ratios) <= _FASTER else None

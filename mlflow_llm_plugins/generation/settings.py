@@ -47,6 +47,10 @@ class EngineSettings(Settings):
         None,
         description="On a CPU: linear layers on packed weights; None: where a measurement at load finds it faster.",
     )
+    spin_threads: bool = Field(
+        False,
+        description="On CPUs that nothing else uses: threads spin between operations. Far slower on shared ones.",
+    )
     tune_allocator: bool = Field(
         True, description="On a CPU with glibc: keep large buffers mapped between steps, for the whole process."
     )

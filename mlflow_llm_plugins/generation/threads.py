@@ -1,24 +1,15 @@
-"""The CPU threads of a process that generates: as many as it was granted, and nobody's left over."""
+"""The CPU threads of a process that generates: those that it was really granted."""
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import logging
 import os
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.hardware import granted_cpus
 
-_logger = logging.getLogger(__name__)
-
 NUM_THREADS_ENV = "MLFLOW_LLM_NUM_THREADS"
-
-_PAUSE_HARD = 2  # omp_pause_hard
 
 
 def set_threads(num_threads: int | None) -> int:
@@ -35,32 +26,6 @@ def set_threads(num_threads: int | None) -> int:
     if count != torch.get_num_threads():
         torch.set_num_threads(count)
     return count
-
-
-def release_worker_threads() -> None:
-    """End the OpenMP workers that belong to the calling thread; its next parallel region starts them again.
-
-    Every thread that runs torch gets workers of its own and keeps them. As soon as a process has more of them than
-    CPUs, libgomp lets all of them sleep between parallel regions instead of spinning for a moment, which costs the
-    generation thread a third of a step at small batches. So whoever has worked beside it cleans up. Does nothing with
-    other OpenMP libraries.
-    """
-    pause = _omp_pause()
-    if pause is not None:
-        pause(_PAUSE_HARD)
-
-
-@functools.cache
-def _omp_pause() -> Callable[[int], int] | None:
-    """`omp_pause_resource_all` of the libgomp that torch came with."""
-    for library in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*")):
-        try:
-            pause: Callable[[int], int] = ctypes.CDLL(str(library)).omp_pause_resource_all
-        except (OSError, AttributeError) as error:
-            _logger.debug("%s cannot release its threads: %s", library, error)
-        else:
-            return pause
-    return None
 
 
 def _from_environment() -> int | None:

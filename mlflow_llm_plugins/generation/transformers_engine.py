@@ -27,6 +27,7 @@ from mlflow_llm_plugins.generation.continuous import ContinuousRunner
 from mlflow_llm_plugins.generation.encoding import Encoder
 from mlflow_llm_plugins.generation.engine import EngineState, EngineStats, Text
 from mlflow_llm_plugins.generation.open_requests import OpenRequests
+from mlflow_llm_plugins.generation.openmp import IdleWorkers, release_workers
 from mlflow_llm_plugins.generation.packed_linear import pack_linear_layers
 from mlflow_llm_plugins.generation.padded import PaddedRunner
 from mlflow_llm_plugins.generation.probe import probe_failure
@@ -35,8 +36,9 @@ from mlflow_llm_plugins.generation.runner import Runner
 from mlflow_llm_plugins.generation.scoring import ChoiceRow, Scorer
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.generation.softcap import support_softcap
+from mlflow_llm_plugins.generation.step_threads import use_one_thread_for_small_steps
 from mlflow_llm_plugins.generation.stream import TokenStream
-from mlflow_llm_plugins.generation.threads import release_worker_threads, set_threads
+from mlflow_llm_plugins.generation.threads import set_threads
 from mlflow_llm_plugins.generation.twin import CacheShape, inspect_cache, make_twin
 from mlflow_llm_plugins.generation.versions import warn_if_untested
 from mlflow_llm_plugins.generation.watchdog import Watchdog
@@ -50,7 +52,13 @@ class TransformersEngine:
     """A `GenerationEngine` over one loaded causal model; all methods may be called from any thread."""
 
     def __init__(
-        self, runner: Runner, tokenizer: Any, admission: Admission, scorer: Scorer, settings: EngineSettings
+        self,
+        runner: Runner,
+        tokenizer: Any,
+        admission: Admission,
+        scorer: Scorer,
+        settings: EngineSettings,
+        idle_workers: IdleWorkers,
     ) -> None:
         """Put the parts together; `open_continuous` and `open_padded` build them."""
         self._runner = runner
@@ -62,7 +70,7 @@ class TransformersEngine:
         self._watchdog = Watchdog(runner, self._open, settings.step_timeout_s, settings.max_restarts)
         self._closed = self._draining = False
         # The threads must not hold the engine, which is collected when nobody uses it.
-        self._finalizer = weakref.finalize(self, _shut_down, self._watchdog, self._open, runner)
+        self._finalizer = weakref.finalize(self, _shut_down, self._watchdog, self._open, runner, idle_workers)
 
     @property
     def tokenizer(self) -> Any:
@@ -157,11 +165,12 @@ class TransformersEngine:
         return row
 
 
-def _shut_down(watchdog: Watchdog, open_requests: OpenRequests, runner: Runner) -> None:
+def _shut_down(watchdog: Watchdog, open_requests: OpenRequests, runner: Runner, idle_workers: IdleWorkers) -> None:
     watchdog.close()
     for stream in open_requests.all():
         stream.fail(EngineUnavailableError("The engine was closed."))
     runner.close()
+    idle_workers.close()
 
 
 def _refuse_bare_string(method: str, name: str, value: Any) -> None:
@@ -173,29 +182,29 @@ def _refuse_bare_string(method: str, name: str, value: Any) -> None:
 
 def open_continuous(model: Any, tokenizer: Any, settings: EngineSettings) -> TransformersEngine:
     """The engine on continuous batching where that is right for the model, else on padded `generate`."""
-    with _own_workers_released():
-        _prepare(model, tokenizer, settings)
+    with _prepared(model, tokenizer, settings) as idle_workers:
         shape = inspect_cache(model)
         twin = make_twin(model)
         reason = why_not_paged(model)
         if reason is None:
-            opened = _try_continuous(model, twin, tokenizer, settings, shape)
+            opened = _try_continuous(model, twin, tokenizer, settings, shape, idle_workers)
             if isinstance(opened, TransformersEngine):
                 return opened
             reason = opened
         _logger.warning("Generation runs in padded batches instead of continuous batching: %s.", reason.rstrip("."))
         # A failed try can leave its marks on the model, not on the twin.
-        return _open_padded(twin, tokenizer, settings, shape)
+        return _open_padded(twin, tokenizer, settings, shape, idle_workers)
 
 
 def open_padded(model: Any, tokenizer: Any, settings: EngineSettings) -> TransformersEngine:
     """The engine on padded `generate`, for any causal model."""
-    with _own_workers_released():
-        _prepare(model, tokenizer, settings)
-        return _open_padded(model, tokenizer, settings, inspect_cache(model))
+    with _prepared(model, tokenizer, settings) as idle_workers:
+        return _open_padded(model, tokenizer, settings, inspect_cache(model), idle_workers)
 
 
-def _prepare(model: Any, tokenizer: Any, settings: EngineSettings) -> None:
+@contextmanager
+def _prepared(model: Any, tokenizer: Any, settings: EngineSettings) -> Iterator[IdleWorkers]:
+    """Check the parts and set up process and model; the engine that is opened inside closes the workers."""
     refuse_other_tasks(model)
     refuse_slow_tokenizer(tokenizer)
     warn_if_untested()
@@ -203,7 +212,14 @@ def _prepare(model: Any, tokenizer: Any, settings: EngineSettings) -> None:
     if settings.tune_allocator and model.device.type == "cpu":
         tune_allocator()
     model.eval()
-    pack_linear_layers(model, settings.packed_weights)
+    idle_workers = IdleWorkers(wanted=not settings.spin_threads)
+    try:
+        with _own_workers_released():
+            pack_linear_layers(model, settings.packed_weights)
+            yield idle_workers
+    except BaseException:
+        idle_workers.close()
+        raise
 
 
 @contextmanager
@@ -212,18 +228,25 @@ def _own_workers_released() -> Iterator[None]:
     try:
         yield
     finally:
-        release_worker_threads()
+        release_workers()
 
 
-def _open_padded(model: Any, tokenizer: Any, settings: EngineSettings, shape: CacheShape) -> TransformersEngine:
+def _open_padded(
+    model: Any, tokenizer: Any, settings: EngineSettings, shape: CacheShape, idle_workers: IdleWorkers
+) -> TransformersEngine:
     admission = _admission(model, tokenizer, settings, cache_tokens=None)
     scorer = Scorer(make_twin(model), can_branch=shape.is_plain_attention, max_length=admission.max_context_length)
     runner = PaddedRunner(model, settings, admission.max_context_length)
-    return TransformersEngine(runner, tokenizer, admission, scorer, settings)
+    return TransformersEngine(runner, tokenizer, admission, scorer, settings, idle_workers)
 
 
 def _try_continuous(
-    model: Any, twin: Any, tokenizer: Any, settings: EngineSettings, shape: CacheShape
+    model: Any,
+    twin: Any,
+    tokenizer: Any,
+    settings: EngineSettings,
+    shape: CacheShape,
+    idle_workers: IdleWorkers,
 ) -> TransformersEngine | str:
     """The engine, or why continuous batching cannot serve this model."""
     context = context_length(model, settings)
@@ -232,6 +255,8 @@ def _try_continuous(
     support_softcap(model)
     scorer = Scorer(twin, can_branch=shape.is_plain_attention, max_length=context)
     failure = "it was not tried"
+    if not settings.spin_threads:
+        use_one_thread_for_small_steps(model)
     tries = [True, False] if settings.per_request_attention and can_attend_per_request(model) else [False]
     for per_request_attention in tries:
         try:
@@ -242,7 +267,7 @@ def _try_continuous(
         problem = probe_failure(runner, scorer, tokenizer, admission, settings.max_batch_tokens, exact=is_exact(model))
         if problem is None:
             _logger.info("Continuous batching with a KV cache of %s, context %d tokens.", cache, context)
-            return TransformersEngine(runner, tokenizer, admission, scorer, settings)
+            return TransformersEngine(runner, tokenizer, admission, scorer, settings, idle_workers)
         runner.close()
         failure = problem
         if per_request_attention:

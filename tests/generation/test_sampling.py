@@ -15,10 +15,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from mlflow_llm_plugins.errors import GenerationError
 from mlflow_llm_plugins.generation import GenerationRequest
 from mlflow_llm_plugins.generation.admission import AdmittedRequest
-from mlflow_llm_plugins.generation.drawing import argmax, top
 from mlflow_llm_plugins.generation.sampling import SamplingPlan, pick
 
 WIDE = 40_000  # columns from which rows are looked at in blocks
