@@ -10,13 +10,17 @@ from hypothesis import strategies as st
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
+from mlflow_llm_plugins.errors import GenerationError
 from mlflow_llm_plugins.generation import GenerationRequest
 from mlflow_llm_plugins.generation.admission import AdmittedRequest
+from mlflow_llm_plugins.generation.drawing import argmax, top
 from mlflow_llm_plugins.generation.sampling import SamplingPlan, pick
 
 WIDE = 40_000  # columns from which rows are looked at in blocks
@@ -169,3 +173,158 @@ def test_a_request_without_a_seed_draws_differently_each_time(open_model):
 def test_a_copied_plan_is_the_same_plan():
     original = plan()
     assert copy.deepcopy({"plan": original})["plan"] is original
+
+
+@settings(max_examples=60, deadline=None)
+@given(options=options_strategy, spread=st.floats(0.05, 12.0), seed=st.integers(0, 1000))
+def test_on_wide_rows_only_tokens_that_transformers_would_keep_are_drawn(options, spread, seed):
+    logits = random_logits(1, WIDE, seed, spread)
+    token = pick(logits, [options]).item()
+    expected = reference_probabilities(logits[0], options)
+    floor = expected[expected > 0].min()
+    assert logits[0].double().div(options.temperature).softmax(-1)[token] >= 0
+    assert expected[token] > 0 or logits[0, token] >= logits[0][expected >= floor].min() - 1e-4  # rounding at the edge
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        plan(0.7),
+        plan(1.3, top_p=0.97),  # wide nuclei are drawn by repetition
+        plan(1.0, top_p=0.4),
+        plan(1.0, top_p=0.02),
+        plan(2.0, top_p=0.8, min_p=0.2),
+        plan(1.0, min_p=0.1),
+        plan(1.0, top_k=700, top_p=0.9),
+    ],
+    ids=lambda options: f"p={options.top_p} k={options.top_k} min={options.min_p}",
+)
+def test_frequencies_on_wide_rows_follow_transformers_distribution(options):
+    """By groups of tokens, since every single one is rare."""
+    logits = random_logits(1, WIDE, 1, 1.2)
+    draws = 3000
+    plans = [plan(options.temperature, options.top_k, options.top_p, options.min_p, s) for s in range(draws)]
+    tokens = torch.cat([pick(logits.expand(len(part), -1), part) for part in (plans[:1500], plans[1500:])])
+    expected = reference_probabilities(logits[0], options)
+    groups = torch.arange(WIDE) % 20
+    wanted = torch.zeros(20, dtype=torch.double).index_add_(0, groups, expected)
+    got = torch.bincount(groups[tokens], minlength=20).double() / draws
+    assert ((got - wanted).abs() <= 5 * (wanted * (1 - wanted) / draws).sqrt() + 1e-9).all()
+    assert expected[tokens].min() > 0
+
+
+@pytest.mark.parametrize("options", [{"top_p": 0.9}, {"top_p": 0.02}, {"top_k": 3}, {}, {"min_p": 0.3}])
+def test_on_wide_rows_the_same_seed_draws_the_same_tokens_alone_and_in_company(options):
+    logits = random_logits(5, WIDE, 3)
+    others = [plan(1.0, top_k=900), plan(0.0), plan(1.0, top_p=0.99), plan(2.0, min_p=0.01)]
+    for seed in range(20):
+        alone = pick(logits[:1], [plan(1.2, seed=seed, **options)])
+        assert alone[0] == pick(logits, [plan(1.2, seed=seed, **options), *others])[0]
+
+
+@given(width=st.sampled_from([7, 300, WIDE, WIDE + 1]), count=st.integers(1, 200), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_the_best_tokens_and_the_best_one_are_those_of_torch(width, count, seed):
+    values = random_logits(3, width, seed)
+    best, columns = top(values, count)
+    assert torch.equal(best, values.topk(min(count, width)).values)
+    assert torch.equal(values.gather(1, columns), best)
+    assert torch.equal(argmax(values), values.argmax(-1))
+
+
+HISTORY = (5, 6, 7, 5, 6, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"repetition_penalty": 1.7}, RepetitionPenaltyLogitsProcessor(1.7)),
+        ({"no_repeat_ngram_size": 2}, NoRepeatNGramLogitsProcessor(2)),
+        ({"no_repeat_ngram_size": 3}, NoRepeatNGramLogitsProcessor(3)),
+    ],
+    ids=str,
+)
+def test_penalties_are_transformers_own_over_prompt_and_answer(options, expected):
+    logits = random_logits(1, 40, 4, 3)
+    of = plan(0.0, prompt=HISTORY[:2], **options)
+    for token in HISTORY[2:]:
+        of.accept(token, 0.0, ())
+    wanted = expected(torch.tensor([HISTORY]), logits.clone())
+    assert torch.equal(of.scores(logits[0]), wanted[0])
+    assert pick(logits, [of]).item() == wanted.argmax().item()
+    assert logprobs(of)[-1] == pytest.approx(logits.log_softmax(-1)[0, wanted.argmax()].item(), abs=1e-5)
+
+
+def test_openai_penalties_count_the_answer_only():
+    logits = random_logits(1, 40, 4)
+    of = plan(0.0, prompt=(5, 5, 5), frequency_penalty=0.5, presence_penalty=-1.5)
+    for token in (6, 7, 6):
+        of.accept(token, 0.0, ())
+    expected = logits[0].clone()
+    expected[6] -= 2 * 0.5 - 1.5
+    expected[7] -= 0.5 - 1.5
+    assert of.scores(logits[0]).tolist() == pytest.approx(expected.tolist())
+
+
+def test_a_bias_moves_its_tokens_and_end_tokens_wait_for_the_minimum():
+    logits = torch.zeros(1, 10)
+    of = plan(0.0, logit_bias={3: 5.0, 4: 100.0}, min_new_tokens=2, end=(4,))
+    assert pick(logits, [of]).item() == 3
+    assert pick(logits, [of]).item() == 3
+    assert pick(logits, [of]).item() == 4
+
+
+def test_the_alternatives_are_the_best_raw_logprobs_whatever_is_picked():
+    logits = random_logits(3, 300, 8, 2)
+    plans = [plan(1.0, top_logprobs=4), plan(0.0), plan(0.0, top_logprobs=2, logit_bias={9: 100.0})]
+    pick(logits, plans)
+    for row, count in ((0, 4), (2, 2)):
+        best = logits[row].log_softmax(-1).topk(count)
+        ids, values = zip(*plans[row].picks[0].top_logprobs, strict=True)
+        assert list(ids) == best.indices.tolist()
+        assert list(values) == pytest.approx(best.values.tolist(), abs=1e-5)
+    assert plans[1].picks[0].top_logprobs == ()
+
+
+def test_a_processor_may_write_into_what_it_gets_and_sees_the_whole_text():
+    seen = []
+
+    def write(input_ids, scores):
+        seen.append(input_ids.tolist())
+        scores[:, :5] = -torch.inf
+        return scores
+
+    logits = random_logits(1, 10)
+    raw = logits.clone()
+    of = plan(0.0, logits_processors=(write,), prompt=(1, 2))
+    first = pick(logits, [of]).item()
+    pick(logits, [of])
+    assert first >= 5
+    assert torch.equal(logits, raw)
+    assert seen == [[[1, 2]], [[1, 2, first]]]
+
+
+@pytest.mark.parametrize(
+    ("processor", "message"),
+    [
+        (lambda ids, scores: scores[:, :3], "A logits processor must return scores of shape (1, 10)."),
+        (
+            lambda ids, scores: scores.fill_(-torch.inf),
+            "Biases, processors or the constraint of this request allow no next token.",
+        ),
+        (
+            lambda ids, scores: scores * torch.nan,
+            "Biases, processors or the constraint of this request allow no next token.",
+        ),
+        (lambda ids, scores: None, "A logits processor of this request failed: AttributeError: "),
+    ],
+    ids=["shape", "nothing left", "nan", "none"],
+)
+def test_a_processor_that_leaves_nothing_fails_its_own_row(processor, message):
+    logits = random_logits(2, 10)
+    bad, good = plan(1.0, logits_processors=(processor,)), plan(0.0)
+    tokens = pick(logits, [bad, good])
+    assert isinstance(bad.error, GenerationError)
+    assert str(bad.error).startswith(message)
+    assert good.error is None
+    assert tokens[1] == logits[1].argmax()
