@@ -114,6 +114,7 @@ class ConstraintCompiler:
             InvalidInputError: The form itself is wrong.
             MissingDependencyError: llguidance is not installed.
         """
+        _require_llguidance()
         name = _NAMES[constraint.kind]
         grammar = _grammar(constraint)
         tables = self._built_tables()
@@ -172,14 +173,17 @@ def _matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
     return LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
 
 
-def _grammar(constraint: Constraint) -> str:
-    """The form as llguidance writes it."""
+def _require_llguidance() -> None:
     try:
         import llguidance  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
             "constrained output needs llguidance: pip install 'mlflow-llm-plugins[torch]'"
         ) from error
+
+
+def _grammar(constraint: Constraint) -> str:
+    """The form as llguidance writes it."""
     name = _NAMES[constraint.kind]
     characters = len("".join(constraint.value))
     if characters > _MAX_CHARACTERS:
