@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _MAX_CHARACTERS = 2**18  # of a form; each step takes time in proportion to the longest text that a form prescribes
 _MAX_SYMBOLS = 30_000  # of a grammar: about 3000 optional properties, a second to compile; that grows with the square
+_RECENT = 16  # forms kept compiled: rows of one table and calls of one program ask for the same
 _LONGEST_REASON = 300
 _END = "<|end of a constrained answer|>"
 _JSON_OPTIONS: Any = {
@@ -115,13 +117,10 @@ class ConstraintCompiler:
             MissingDependencyError: llguidance is not installed.
         """
         _require_llguidance()
-        name = _NAMES[constraint.kind]
-        grammar = _grammar(constraint)
         tables = self._built_tables()
-        matcher = _matcher(tables.tokenizer, grammar)
-        if matcher.is_error():
-            raise UnsupportedFeatureError(f"The {name} cannot be honoured: {_reason(matcher.get_error())}.")
-        begun = ConstraintMatcher(matcher, tables, eos_token_ids)
+        value = constraint.value if isinstance(constraint.value, str) else tuple(constraint.value)
+        begun = ConstraintMatcher(tables.compiled(constraint.kind, value).deep_copy(), tables, eos_token_ids)
+        name = _NAMES[constraint.kind]
         if begun.failure:
             raise InvalidInputError(f"The {name} cannot be honoured: {begun.failure}.")
         if begun.is_finished:
@@ -137,7 +136,7 @@ class ConstraintCompiler:
 
 @dataclass(frozen=True, slots=True)
 class _Tables:
-    tokenizer: LLTokenizer
+    compiled: Callable[[ConstraintKind, str | tuple[str, ...]], LLMatcher]  # nothing is consumed by what it gives
     width: int  # of llguidance's masks; beyond the logits where the tokenizer has more tokens
     vocab_size: int  # width of the logits
     special_ids: NDArray[np.int64]  # [special], below vocab_size
@@ -163,14 +162,17 @@ def _build_tables(tokenizer: Any, vocab_size: int) -> _Tables:
         raise UnsupportedFeatureError(f"Constrained output is not supported with this tokenizer: {reason}.") from error
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     special_ids = _ids_below(vocab_size, {*special, *tokenizer.all_special_ids, end})
-    return _Tables(tables, width, vocab_size, special_ids)
+    return _Tables(lru_cache(_RECENT)(partial(_compile, tables)), width, vocab_size, special_ids)
 
 
-def _matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
+def _compile(tokenizer: LLTokenizer, kind: ConstraintKind, value: str | tuple[str, ...]) -> LLMatcher:
     from llguidance import LLMatcher, LLParserLimits
 
     limits = LLParserLimits(max_grammar_size=_MAX_SYMBOLS, verbose_errors=False)
-    return LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+    matcher = LLMatcher(tokenizer, _grammar(kind, value), log_level=0, limits=limits)
+    if matcher.is_error():
+        raise UnsupportedFeatureError(f"The {_NAMES[kind]} cannot be honoured: {_reason(matcher.get_error())}.")
+    return matcher
 
 
 def _require_llguidance() -> None:
@@ -182,15 +184,15 @@ def _require_llguidance() -> None:
         ) from error
 
 
-def _grammar(constraint: Constraint) -> str:
+def _grammar(kind: ConstraintKind, value: str | tuple[str, ...]) -> str:
     """The form as llguidance writes it."""
-    name = _NAMES[constraint.kind]
-    characters = len("".join(constraint.value))
+    name = _NAMES[kind]
+    characters = len("".join(value))
     if characters > _MAX_CHARACTERS:
         raise InvalidInputError(f"The {name} may have at most {_MAX_CHARACTERS} characters, got {characters}.")
     try:
-        "".join(constraint.value).encode()
-        return _GRAMMARS[constraint.kind](constraint.value)
+        "".join(value).encode()
+        return _GRAMMARS[kind](value)
     except InvalidInputError:
         raise
     except ValueError as error:  # llguidance's own, or half a surrogate pair

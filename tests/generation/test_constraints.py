@@ -15,6 +15,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from mlflow_llm_plugins.errors import GenerationError, InvalidInputError, UnsupportedFeatureError
 from mlflow_llm_plugins.generation import Constraint
@@ -251,6 +254,21 @@ def test_matchers_of_one_compiler_know_nothing_of_each_other():
     assert (allowed_ids(first), allowed_ids(second)) == (ids("b"), ids("a"))
 
 
+def test_a_form_can_be_asked_for_again_after_it_was_followed():
+    for kind, value in [("choice", ["ab", "cd"]), ("json_schema", JUDGE), ("regex", "[a-c]+")]:
+        first = matcher(kind, value)
+        at_the_beginning = allowed_ids(first)
+        first.accept(at_the_beginning[0])
+        assert allowed_ids(matcher(kind, value)) == at_the_beginning
+
+
+def test_end_tokens_are_those_of_the_request_also_where_another_one_had_the_same_form():
+    for ends in (ENDS, frozenset({END_ID}), frozenset()):
+        m = matcher("choice", ("a",), ends)
+        m.accept(*ids("a"))
+        assert allowed_ids(m) == sorted(ends)
+
+
 def test_many_threads_may_ask_for_the_first_matcher_at_once():
     compiler, barrier, found = ConstraintCompiler(byte_tokenizer(), LOGITS), threading.Barrier(8), []
 
@@ -346,6 +364,14 @@ def test_a_form_that_cannot_be_honoured_is_refused_in_one_short_line(kind, value
     assert complaint in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert len(str(refusal.value)) < 400
+
+
+def test_a_tokenizer_that_does_not_spell_bytes_is_refused():
+    words = Tokenizer(WordLevel({"<unk>": 0, "yes": 1, "no": 2}, unk_token="<unk>"))
+    compiler = ConstraintCompiler(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>"), 3)
+    with pytest.raises(UnsupportedFeatureError) as refusal:
+        compiler.matcher(Constraint("choice", ("yes", "no")), frozenset())
+    assert str(refusal.value).startswith("Constrained output is not supported with this tokenizer: can't determine")
 
 
 @pytest.mark.parametrize("value", ["true", "{}"])
