@@ -18,7 +18,7 @@ TORCH = [
     "peft>=0.18",
     "llguidance>=1.3",
 ]
-TEST = ["pytest>=8", "pytest-timeout", "hypothesis", "httpx", "openai", "rich", "tqdm"]
+TEST = ["pytest>=8", "pytest-timeout", "hypothesis", "httpx", "jsonschema", "openai", "rich", "tqdm"]
 
 setup(
     name="mlflow-llm-plugins",

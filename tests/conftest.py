@@ -19,8 +19,13 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 # Before torch: threads that wait by spinning make a shared machine three times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import hypothesis
 import psutil
 import pytest
+
+# The first example of a new checkout waits for hypothesis' own table of characters.
+hypothesis.settings.register_profile("tests", suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 TINY_LLAMA_STEPS = 60
 SECONDS_TO_EXIT = 5.0  # what a process may take after the last test closed it

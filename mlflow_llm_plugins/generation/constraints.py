@@ -1,30 +1,101 @@
-"""Answers of a given form, by llguidance: which tokens may come next, and whether anything may."""
+"""Answers of a given form, by llguidance: which tokens may come next, and whether anything may.
+
+llguidance knows a single end token. It is given one that no model has, since which tokens end an answer is each
+request's own affair: the real ones are added to its masks here.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+import json
+import re
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from mlflow_llm_plugins.errors import UnsupportedFeatureError
-from mlflow_llm_plugins.generation.requests import Constraint
+from mlflow_llm_plugins.errors import (
+    GenerationError,
+    InvalidInputError,
+    MissingDependencyError,
+    UnsupportedFeatureError,
+)
+from mlflow_llm_plugins.generation.requests import Constraint, ConstraintKind
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+_MAX_CHARACTERS = 2**18  # of a form; each step takes time in proportion to the longest text that a form prescribes
+_MAX_SYMBOLS = 30_000  # of a grammar: about 3000 optional properties, a second to compile; that grows with the square
+_RECENT = 16  # forms kept compiled: rows of one table and calls of one program ask for the same
+_LONGEST_REASON = 300
+_END = "<|end of a constrained answer|>"
+_JSON_OPTIONS: Any = {
+    "whitespace_flexible": False,  # a weak model pads for ever where it may
+    "lenient": False,  # or a schema's "x-guidance" could have keywords ignored
+}
+_NAMES: dict[ConstraintKind, str] = {
+    "json_schema": "JSON schema",
+    "regex": "regex",
+    "choice": "choice",
+    "lark": "Lark grammar",
+}
 
 
 class ConstraintMatcher:
-    """How far one answer has come in its form; belongs to one request."""
+    """How far one answer has come in its form; belongs to one request, and is used by one thread at a time."""
+
+    def __init__(self, matcher: LLMatcher, tables: _Tables, eos_token_ids: Iterable[int]) -> None:
+        """Begin an answer."""
+        self._matcher = matcher
+        self._vocab_size = tables.vocab_size
+        self._special_ids = tables.special_ids
+        self._end_ids = _ids_below(tables.vocab_size, eos_token_ids)
+        self._bits = np.zeros((tables.width + 31) // 32, np.int32)
+        self.failure = self._look_ahead()  # why no token may come next, or ""
 
     @property
     def is_finished(self) -> bool:
         """Whether the answer is complete and no token may follow but an end token."""
-        raise NotImplementedError
+        return self._is_finished
 
     def allowed(self) -> torch.Tensor:
-        """[vocab] bool, on the CPU: the tokens that may come next; end tokens where the answer may end here."""
-        raise NotImplementedError
+        """[vocab] bool, on the CPU: the tokens that may come next; end tokens where the answer may end here.
+
+        Not to be changed. No token is allowed where the answer is finished and the request has no end tokens.
+        """
+        return torch.from_numpy(self._allowed)
 
     def accept(self, token_id: int) -> None:
-        """Note the token that was picked; one of `allowed`, and no end token."""
-        raise NotImplementedError
+        """Note the token that was picked; one of `allowed`, and no end token.
+
+        Raises:
+            GenerationError: The token does not fit, or the form became too complex to follow.
+        """
+        if not self._matcher.consume_token(token_id):
+            raise GenerationError(f"The constrained answer broke off: {_reason(self._matcher.get_error())}.")
+        self.failure = self._look_ahead()
+        if self.failure:
+            raise GenerationError(f"The constrained answer broke off: {self.failure}.")
+
+    def _look_ahead(self) -> str:
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        if self._matcher.is_error():
+            return _reason(self._matcher.get_error())
+        bits = np.unpackbits(self._bits.view(np.uint8), count=self._vocab_size, bitorder="little")  # [vocab]
+        allowed: NDArray[np.bool_] = bits.view(np.bool_)
+        allowed[self._special_ids] = False  # also those that a Lark grammar names: no text has them
+        allowed[self._end_ids] = False
+        may_end = self._matcher.is_accepting()
+        self._is_finished = not allowed.any()
+        allowed[self._end_ids] = may_end
+        self._allowed = allowed
+        return "" if may_end or not self._is_finished else _NOTHING_FITS
 
 
 class ConstraintCompiler:
@@ -32,6 +103,10 @@ class ConstraintCompiler:
 
     def __init__(self, tokenizer: Any, vocab_size: int) -> None:
         """Take the tokenizer and the width of the logits."""
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._tables: _Tables | None = None
+        self._lock = threading.Lock()  # of _tables
 
     def matcher(self, constraint: Constraint, eos_token_ids: frozenset[int]) -> ConstraintMatcher:
         """A new matcher at the beginning of an answer; end tokens are those of the request.
@@ -39,5 +114,150 @@ class ConstraintCompiler:
         Raises:
             UnsupportedFeatureError: Names what the form has that cannot be honoured, and why.
             InvalidInputError: The form itself is wrong.
+            MissingDependencyError: llguidance is not installed.
         """
-        raise UnsupportedFeatureError("Constraints are not supported yet.")
+        _require_llguidance()
+        tables = self._built_tables()
+        value = constraint.value if isinstance(constraint.value, str) else tuple(constraint.value)
+        begun = ConstraintMatcher(tables.compiled(constraint.kind, value).deep_copy(), tables, eos_token_ids)
+        name = _NAMES[constraint.kind]
+        if begun.failure:
+            raise InvalidInputError(f"The {name} cannot be honoured: {begun.failure}.")
+        if begun.is_finished:
+            raise InvalidInputError(f"The {name} cannot be honoured: only an empty answer has this form.")
+        return begun
+
+    def _built_tables(self) -> _Tables:
+        with self._lock:
+            if self._tables is None:
+                self._tables = _build_tables(self._tokenizer, self._vocab_size)
+            return self._tables
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    compiled: Callable[[ConstraintKind, str | tuple[str, ...]], LLMatcher]  # nothing is consumed by what it gives
+    width: int  # of llguidance's masks; beyond the logits where the tokenizer has more tokens
+    vocab_size: int  # width of the logits
+    special_ids: NDArray[np.int64]  # [special], below vocab_size
+
+
+def _build_tables(tokenizer: Any, vocab_size: int) -> _Tables:
+    from llguidance import LLTokenizer
+    from tokenizers import AddedToken
+
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    backend.no_padding()
+    backend.no_truncation()
+    taken = set(backend.get_vocab(with_added_tokens=True).values())
+    backend.add_special_tokens([AddedToken(_END, special=True, normalized=False)])
+    end = backend.token_to_id(_END)
+    if end in taken:
+        raise UnsupportedFeatureError("Constrained output is not supported: the ids of the tokenizer have gaps.")
+    width = max(vocab_size, end + 1, max(taken) + 1)
+    try:
+        tables = LLTokenizer(backend.to_str(), n_vocab=width, eos_token=end)
+    except ValueError as error:
+        reason = _reason(str(error))
+        raise UnsupportedFeatureError(f"Constrained output is not supported with this tokenizer: {reason}.") from error
+    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special_ids = _ids_below(vocab_size, {*special, *tokenizer.all_special_ids, end})
+    return _Tables(lru_cache(_RECENT)(partial(_compile, tables)), width, vocab_size, special_ids)
+
+
+def _compile(tokenizer: LLTokenizer, kind: ConstraintKind, value: str | tuple[str, ...]) -> LLMatcher:
+    from llguidance import LLMatcher, LLParserLimits
+
+    limits = LLParserLimits(max_grammar_size=_MAX_SYMBOLS, verbose_errors=False)
+    matcher = LLMatcher(tokenizer, _grammar(kind, value), log_level=0, limits=limits)
+    if matcher.is_error():
+        raise UnsupportedFeatureError(f"The {_NAMES[kind]} cannot be honoured: {_reason(matcher.get_error())}.")
+    return matcher
+
+
+def _require_llguidance() -> None:
+    try:
+        import llguidance  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            "constrained output needs llguidance: pip install 'mlflow-llm-plugins[torch]'"
+        ) from error
+
+
+def _grammar(kind: ConstraintKind, value: str | tuple[str, ...]) -> str:
+    """The form as llguidance writes it."""
+    name = _NAMES[kind]
+    characters = len("".join(value))
+    if characters > _MAX_CHARACTERS:
+        raise InvalidInputError(f"The {name} may have at most {_MAX_CHARACTERS} characters, got {characters}.")
+    try:
+        "".join(value).encode()
+        return _GRAMMARS[kind](value)
+    except InvalidInputError:
+        raise
+    except ValueError as error:  # llguidance's own, or half a surrogate pair
+        raise UnsupportedFeatureError(f"The {name} cannot be honoured: {_reason(str(error))}.") from error
+
+
+def _json_schema(text: str) -> str:
+    from llguidance import LLMatcher
+
+    try:
+        schema = json.loads(text)
+    except RecursionError as error:
+        raise InvalidInputError("The JSON schema is nested too deeply.") from error
+    except ValueError as error:
+        raise InvalidInputError(f"The JSON schema is no JSON text: {error}.") from error
+    if schema is False:
+        raise InvalidInputError("The JSON schema cannot be honoured: false allows no answer.")
+    if schema is not True and not isinstance(schema, dict):
+        raise InvalidInputError(f"The JSON schema must be an object or a boolean, got {type(schema).__name__}.")
+    return LLMatcher.grammar_from_json_schema("{}" if schema is True else text, overrides=_JSON_OPTIONS)
+
+
+def _regex(pattern: str) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_regex(pattern)
+
+
+def _choice(choices: tuple[str, ...]) -> str:
+    """A regex: as a rule with alternatives ten thousand choices take seconds, more of them panic."""
+    return _regex("|".join("".join(map(_literal, choice)) for choice in choices))
+
+
+def _literal(character: str) -> str:
+    """What matches the character alone, in Rust's syntax."""
+    return character if ord(character) > 127 or character.isalnum() else f"\\x{ord(character):02x}"
+
+
+def _lark(text: str) -> str:
+    from llguidance import LLMatcher
+
+    if text.lstrip().startswith("{"):  # read by llguidance as a format of its own
+        raise InvalidInputError('The Lark grammar must be Lark rules such as \'start: "a" | "b"\', got JSON.')
+    return LLMatcher.grammar_from_lark(text)
+
+
+_GRAMMARS: dict[ConstraintKind, Callable[[Any], str]] = {
+    "json_schema": _json_schema,
+    "regex": _regex,
+    "choice": _choice,
+    "lark": _lark,
+}
+
+_NOTHING_FITS = "no token may come next"
+
+
+def _reason(text: str) -> str:
+    """One line of llguidance's error: without the state and grammar that it shows below."""
+    if error := re.search(r"^error: (.+)$", text, re.MULTILINE):  # of a regex
+        text = error[1]
+    line = text.strip().partition("\n")[0].rstrip(".")
+    if line.startswith("NoExtension"):  # its name for a state that no token leaves
+        return _NOTHING_FITS
+    return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 3] + "..."
+
+
+def _ids_below(vocab_size: int, token_ids: Iterable[int]) -> NDArray[np.int64]:
+    return np.array(sorted(token_id for token_id in token_ids if 0 <= token_id < vocab_size), np.int64)

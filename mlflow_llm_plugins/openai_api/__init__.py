@@ -7,6 +7,7 @@ answer from whatever the engine returns.
 from mlflow_llm_plugins.openai_api.answers import Generated, chat_completion, text_completion, usage
 from mlflow_llm_plugins.openai_api.chat import render_chat
 from mlflow_llm_plugins.openai_api.chunks import ChatChunks, Chunk, Chunks, CompletionChunks
+from mlflow_llm_plugins.openai_api.constraints import AnswerForm
 from mlflow_llm_plugins.openai_api.defaults import (
     check_generation_config,
     sampling_defaults,
@@ -18,6 +19,7 @@ from mlflow_llm_plugins.openai_api.prompts import Prompt, encode_prompt, parse_p
 from mlflow_llm_plugins.openai_api.requests import ChatCompletionRequest, CompletionRequest, RequestOptions
 
 __all__ = [
+    "AnswerForm",
     "ChatChunks",
     "ChatCompletionRequest",
     "Chunk",

@@ -5,7 +5,7 @@ A request's own values come first. Keys are transformers' `GenerationConfig`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlflow_llm_plugins.errors import UnsupportedFeatureError
@@ -13,6 +13,12 @@ from mlflow_llm_plugins.openai_api.fields import boolean, integer, named, number
 from mlflow_llm_plugins.openai_api.parameters import UNSUPPORTED_IN_CONFIG, is_neutral
 
 _DRAWING = {"top_k": integer, "top_p": number, "min_p": number}
+_ALWAYS = {  # greedy or not
+    "max_new_tokens": integer,
+    "min_new_tokens": integer,
+    "repetition_penalty": number,
+    "no_repeat_ngram_size": integer,
+}
 _ALL_TOKENS = {"top_k": 0, "top_p": 1, "min_p": 0}  # the values that drop no token
 
 
@@ -30,14 +36,15 @@ def sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
     defaults: dict[str, Any] = {"temperature": 0.0}
     if "do_sample" in config and boolean("generation_config.do_sample", config["do_sample"]):
         defaults["temperature"] = number("generation_config.temperature", config.get("temperature", 1.0))
-        defaults |= {
-            key: read(f"generation_config.{key}", config[key]) for key, read in _DRAWING.items() if key in config
-        }
-    if "max_new_tokens" in config:
-        defaults["max_new_tokens"] = integer("generation_config.max_new_tokens", config["max_new_tokens"])
+        defaults |= _read(config, _DRAWING)
+    defaults |= _read(config, _ALWAYS)
     if "stop_strings" in config:
         defaults["stop"] = strings("generation_config.stop_strings", config["stop_strings"])
     return defaults
+
+
+def _read(config: Mapping[str, Any], readers: Mapping[str, Callable[[str, object], Any]]) -> dict[str, Any]:
+    return {key: read(f"generation_config.{key}", config[key]) for key, read in readers.items() if key in config}
 
 
 def with_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def unhonoured(generation_config: Mapping[str, Any]) -> dict[str, Any]:
 def check_generation_config(generation_config: Mapping[str, Any]) -> None:
     """Refuse request defaults, written by a user, that would not do what they say.
 
-    A checkpoint's own file is not held to this: many ship values such as repetition_penalty=1.05.
+    A checkpoint's own file is not held to this: a value that no engine here knows must not keep it from loading.
 
     Raises:
         UnsupportedFeatureError: Names every key that cannot be honoured.

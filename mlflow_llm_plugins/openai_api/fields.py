@@ -64,6 +64,13 @@ def strings(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def integers(name: str, value: object) -> tuple[int, ...]:
+    """A list of whole numbers."""
+    if not isinstance(value, list | tuple):
+        raise wrong(name, "a list of whole numbers", value)
+    return tuple(integer(f"{name}[{i}]", item) for i, item in enumerate(value))
+
+
 def mapping(name: str, value: object) -> dict[str, Any]:
     """A JSON object."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):

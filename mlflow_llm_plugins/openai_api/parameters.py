@@ -26,12 +26,7 @@ UNSUPPORTED: dict[str, Neutral] = {
     "audio": (),
     "modalities": ([], ["text"]),
     # which tokens are drawn
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
-    "no_repeat_ngram_size": (0,),
     "typical_p": (1,),
-    "logit_bias": ({},),
     "bad_words": ([],),
     "allowed_token_ids": ([],),
     "do_sample": (),
@@ -39,17 +34,8 @@ UNSUPPORTED: dict[str, Neutral] = {
     "use_beam_search": (False,),
     "length_penalty": (1,),
     # when it ends
-    "min_tokens": (0,),
-    "min_new_tokens": (0,),
     "max_length": (),
-    "ignore_eos": (False,),
-    "stop_token_ids": ([],),
     # what it must look like
-    "response_format": ({}, {"type": "text"}),
-    "json_schema": ("", {}),
-    "regex": ("",),
-    "choice": ([],),
-    "grammar": ("",),
     "structured_outputs": ({},),
     "guided_json": ("", {}),
     "guided_regex": ("",),
@@ -71,9 +57,7 @@ UNSUPPORTED: dict[str, Neutral] = {
 }
 
 UNSUPPORTED_IN_CONFIG: dict[str, Neutral] = {
-    "repetition_penalty": (1,),
     "encoder_repetition_penalty": (1,),
-    "no_repeat_ngram_size": (0,),
     "encoder_no_repeat_ngram_size": (0,),
     "typical_p": (1,),
     "epsilon_cutoff": (0,),
@@ -93,7 +77,6 @@ UNSUPPORTED_IN_CONFIG: dict[str, Neutral] = {
     "forced_eos_token_id": (),
     "exponential_decay_length_penalty": (),
     "min_length": (0,),
-    "min_new_tokens": (0,),
     "max_time": (),
     "num_beams": (1,),
     "num_beam_groups": (1,),

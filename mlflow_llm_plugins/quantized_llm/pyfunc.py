@@ -10,7 +10,13 @@ from typing import Any
 
 from mlflow_llm_plugins import openai_api
 from mlflow_llm_plugins.errors import InvalidInputError, QueueFullError, UnsupportedFeatureError, mlflow_errors
-from mlflow_llm_plugins.generation import GenerationEngine, GenerationOutput, GenerationRequest, GenerationStream
+from mlflow_llm_plugins.generation import (
+    Constraint,
+    GenerationEngine,
+    GenerationOutput,
+    GenerationRequest,
+    GenerationStream,
+)
 from mlflow_llm_plugins.openai_api.fields import named
 from mlflow_llm_plugins.quantized_llm.batch import generate_all, numbered
 from mlflow_llm_plugins.quantized_llm.inputs import Rows, Single, read_input
@@ -148,6 +154,8 @@ class QuantizedLLMPyfunc:
         """One for each choice, prompt by prompt; all are checked before the first is submitted."""
         sampling = openai_api.with_defaults(work.options.sampling, self._defaults)
         seed = sampling.pop("seed", None)
+        if "constraint" in sampling:
+            sampling["constraint"] = Constraint(*sampling["constraint"])
         return [
             GenerationRequest(prompt_ids=ids, seed=None if seed is None else _nth_seed(seed, i), **sampling)
             for ids in work.prompts

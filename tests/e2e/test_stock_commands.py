@@ -88,7 +88,7 @@ def test_models_serve_answers_every_payload_and_many_at_once(champion, expected,
 
         for payload, words in [
             ({**CHAT, "max_tokens": 100_000}, "Ask for at most"),
-            ({**CHAT, "logit_bias": {"5": 1}}, "logit_bias"),
+            ({**CHAT, "top_logprobs": 5}, "top_logprobs"),
             ({**CHAT, "temperature": -1}, "temperature must be from 0 (greedy) to 100, got -1"),
             ({"messages": []}, "messages"),
             ({"inputs": []}, "give at least one prompt"),

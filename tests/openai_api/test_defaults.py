@@ -28,7 +28,11 @@ QWEN = {
         ({"do_sample": None, "temperature": 0.7, "top_p": 0.9}, {"temperature": 0.0}),
         ({"do_sample": False, "temperature": 0.7}, {"temperature": 0.0}),
         ({"do_sample": True}, {"temperature": 1.0}),
-        (QWEN, {"temperature": 0.7, "top_p": 0.8, "top_k": 20}),
+        (QWEN, {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05}),
+        (
+            {"repetition_penalty": 1.1, "no_repeat_ngram_size": 3, "min_new_tokens": 2, "top_k": 5},
+            {"temperature": 0.0, "repetition_penalty": 1.1, "no_repeat_ngram_size": 3, "min_new_tokens": 2},
+        ),
         (
             {"max_new_tokens": 64, "stop_strings": "END", "min_p": None},
             {"temperature": 0.0, "max_new_tokens": 64, "stop": ("END",)},
@@ -48,6 +52,8 @@ def test_a_generation_config_gives_the_defaults_that_transformers_would_use(conf
             "generation_config.temperature must be a finite number, got 'hot'.",
         ),
         ({"max_new_tokens": 1.5}, "generation_config.max_new_tokens must be a whole number"),
+        ({"repetition_penalty": "1.1"}, "generation_config.repetition_penalty must be a finite number, got '1.1'."),
+        ({"min_new_tokens": True}, "generation_config.min_new_tokens must be a whole number"),
         ({"stop_strings": [1]}, "generation_config.stop_strings must be a string or a list of strings, got [1]."),
     ],
 )
@@ -73,6 +79,11 @@ GREEDY = {"temperature": 0.0}
         ({"top_p": 1.0, "top_k": 0, "min_p": 0.0}, GREEDY, {"temperature": 0.0, "top_p": 1, "top_k": 0, "min_p": 0}),
         ({"top_p": 0.5, "temperature": 0.0}, GREEDY, {"temperature": 0.0, "top_p": 0.5}),
         ({"seed": 1}, GREEDY, {"temperature": 0.0, "seed": 1}),
+        (
+            {"repetition_penalty": 1.0},
+            {"temperature": 0.0, "repetition_penalty": 1.2},
+            {"temperature": 0.0, "repetition_penalty": 1.0},
+        ),
     ],
 )
 def test_a_request_comes_before_the_defaults(given, defaults, merged):
@@ -80,13 +91,14 @@ def test_a_request_comes_before_the_defaults(given, defaults, merged):
 
 
 def test_what_a_checkpoint_asks_for_in_vain_is_found():
-    assert unhonoured(QWEN) == {"repetition_penalty": 1.05}
-    assert unhonoured({"repetition_penalty": 1.0, "num_beams": 1, "min_length": 0, "suppress_tokens": None}) == {}
+    assert unhonoured(QWEN) == {}
+    assert unhonoured({**QWEN, "min_length": 4, "suppress_tokens": [7]}) == {"suppress_tokens": [7], "min_length": 4}
+    assert unhonoured({"num_beams": 1, "min_length": 0, "suppress_tokens": None}) == {}
 
 
 def test_a_user_s_config_that_cannot_be_honoured_is_refused_by_name():
     with pytest.raises(UnsupportedFeatureError) as refusal:
-        check_generation_config({"num_beams": 4, "temperature": 0.7, "repetition_penalty": 1.2, "do_sample": True})
+        check_generation_config({"num_beams": 4, "temperature": 0.7, "min_length": 2, "do_sample": True})
     assert str(refusal.value) == (
-        "generation_config: repetition_penalty=1.2, num_beams=4 are not supported by this engine; leave them out."
+        "generation_config: min_length=2, num_beams=4 are not supported by this engine; leave them out."
     )

@@ -84,8 +84,16 @@ def test_a_bad_request_is_refused_with_field_value_and_what_is_allowed(kind, raw
     ("kind", "raw"), [(ChatCompletionRequest, {"messages": MESSAGES}), (CompletionRequest, {"prompt": "x"})]
 )
 def test_a_parameter_that_cannot_be_honoured_is_never_ignored(kind, raw):
-    with pytest.raises(UnsupportedFeatureError, match=r"^logit_bias=\{'1': 2\} is not supported by this engine"):
-        kind.parse({**raw, "logit_bias": {"1": 2}})
+    with pytest.raises(UnsupportedFeatureError, match=r"^guided_json=\{'type': 'object'\} is not supported by this e"):
+        kind.parse({**raw, "guided_json": {"type": "object"}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw"), [(ChatCompletionRequest, {"messages": MESSAGES}), (CompletionRequest, {"prompt": "x"})]
+)
+def test_a_request_may_say_what_the_answer_must_look_like(kind, raw):
+    request = kind.parse({**raw, "response_format": {"type": "json_object"}, "logit_bias": {"1": 2}})
+    assert request.sampling == {"constraint": ("json_schema", '{"type": "object"}'), "logit_bias": {1: 2.0}}
 
 
 def test_chat_template_kwargs_of_a_completion_are_left_alone():
@@ -98,7 +106,10 @@ json_values = st.recursive(
     max_leaves=8,
 )
 field_names = st.sampled_from(
-    ["messages", "prompt", "temperature", "n", "stop", "stream", "stream_options", "tools", "max_tokens", "x"]
+    [
+        *("messages", "prompt", "temperature", "n", "stop", "stream", "stream_options", "tools", "max_tokens", "x"),
+        *("logit_bias", "stop_token_ids", "ignore_eos", "response_format", "choice", "json_schema"),
+    ]
 )
 
 

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.pyfunc import scoring_server
 
+from mlflow_llm_plugins.generation import Constraint
 from mlflow_llm_plugins.quantized_llm.pyfunc import QuantizedLLMPyfunc
 from mlflow_llm_plugins.quantized_llm.signature import frame_is_request, resolve_signature
 from tests.models import byte_tokenizer
@@ -86,8 +87,10 @@ class TestRows:
             assert (request.max_new_tokens, request.seed, request.stop) == (3, 7, ("x",))
 
     def test_without_parameters_the_model_s_own_defaults_apply(self, engine):
-        model(engine, generation_config={"do_sample": True, "temperature": 0.7, "top_k": 20}).predict("a")
+        config = {"do_sample": True, "temperature": 0.7, "top_k": 20, "repetition_penalty": 1.05, "min_new_tokens": 3}
+        model(engine, generation_config=config).predict("a")
         assert (engine.requests[0].temperature, engine.requests[0].top_k) == (0.7, 20)
+        assert (engine.requests[0].repetition_penalty, engine.requests[0].min_new_tokens) == (1.05, 3)
 
     def test_without_any_defaults_answers_are_greedy(self, engine):
         model(engine).predict("a")
@@ -99,8 +102,32 @@ class TestRows:
         assert refusal.error_code == "INVALID_PARAMETER_VALUE"
 
     @pytest.mark.parametrize(
-        "params", [{"regex": "a+"}, {"choice": ["a"]}, {"json_schema": "{}"}, {"repetition_penalty": 1.1}]
+        ("params", "constraint"),
+        [
+            ({"regex": "a+", "choice": []}, Constraint("regex", "a+")),
+            ({"choice": ["yes", "no"]}, Constraint("choice", ("yes", "no"))),
+            ({"json_schema": '{"type": "object"}', "regex": None}, Constraint("json_schema", '{"type": "object"}')),
+            ({"grammar": 'start: "a"'}, Constraint("lark", 'start: "a"')),
+            ({"choice": [], "regex": None}, None),
+        ],
     )
+    def test_every_row_is_answered_in_the_form_that_the_parameters_ask_for(self, engine, params, constraint):
+        model(engine).predict(["a", "b"], params)
+        assert [request.constraint for request in engine.requests] == [constraint] * 2
+
+    def test_penalties_and_ends_reach_the_engine(self, engine):
+        params = {"repetition_penalty": 1.1, "frequency_penalty": 0.5, "presence_penalty": -1.0, "min_tokens": 2}
+        model(engine).predict("a", {**params, "logit_bias": {"7": -100}, "stop_token_ids": [5], "ignore_eos": True})
+        (request,) = engine.requests
+        assert (request.repetition_penalty, request.frequency_penalty, request.presence_penalty) == (1.1, 0.5, -1.0)
+        assert (request.min_new_tokens, request.logit_bias) == (2, {7: -100.0})
+        assert (request.eos_token_ids, request.stop_token_ids) == ((), (5,))
+
+    def test_end_tokens_are_left_to_the_model_where_nothing_is_said(self, engine):
+        model(engine).predict("a", {"ignore_eos": False})
+        assert engine.requests[0].eos_token_ids is None
+
+    @pytest.mark.parametrize("params", [{"guided_regex": "a+"}, {"logprobs": True}, {"structured_outputs": {"a": 1}}])
     def test_what_the_engine_cannot_do_is_refused_by_name(self, engine, params):
         refusal = refusal_of(model(engine).predict, ["a"], params)
         assert f"{next(iter(params))}=" in refusal.message
@@ -224,6 +251,15 @@ class TestRequests:
         assert len({choice["message"]["content"] for choice in answer["choices"]}) == 1
         assert len(answer["choices"]) == 3
 
+    @pytest.mark.parametrize("content", [{"messages": [USER]}, {"prompt": "a"}])
+    def test_each_choice_has_the_form_that_the_request_asks_for(self, engine, content):
+        schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}}
+        response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+        model(engine).predict({**content, "response_format": response_format, "n": 2})
+        assert [request.constraint for request in engine.requests] == [
+            Constraint("json_schema", json.dumps(schema))
+        ] * 2
+
     def test_a_field_of_the_data_comes_before_the_parameters(self, engine):
         model(engine).predict({"prompt": "a", "temperature": 0.2, "top_p": None}, {"temperature": 0.9, "top_p": 0.5})
         assert (engine.requests[0].temperature, engine.requests[0].top_p) == (0.2, 0.5)
@@ -254,6 +290,11 @@ class TestRequests:
             ({"messages": [USER], "max_tokens": 0}, "max_new_tokens must be at least 1, got 0."),
             ({"messages": [USER], "temprature": 1}, "Did you mean 'temperature'?"),
             ({"messages": [USER], "logprobs": True}, "logprobs=True is not supported by this engine"),
+            ({"messages": [USER], "repetition_penalty": 0}, "repetition_penalty must be above 0 and at most 100"),
+            ({"messages": [USER], "logit_bias": {"5": 101}}, "logit_bias must be a mapping of token ids to numbers"),
+            ({"messages": [USER], "choice": ["a", ""]}, "choice must be a tuple of strings that are not empty"),
+            ({"messages": [USER], "regex": "a", "choice": ["a"]}, "regex='a', choice=['a'] each say what the answer"),
+            ({"messages": [USER], "response_format": {"type": "json"}}, "response_format.type must be 'text' or"),
             ({"prompt": ""}, "The prompt is empty"),
         ],
     )
@@ -273,12 +314,11 @@ def test_a_model_without_a_chat_template_still_completes(tokenizer):
 
 def test_what_a_checkpoint_asks_for_in_vain_is_said_once(engine, caplog):
     with caplog.at_level(logging.WARNING):
-        loaded = model(engine, generation_config={"repetition_penalty": 1.05, "top_p": 0.8, "do_sample": True})
+        loaded = model(engine, generation_config={"typical_p": 0.9, "top_p": 0.8, "do_sample": True})
         loaded.predict(["a", "b"])
     (record,) = caplog.records
     assert record.getMessage() == (
-        "Answers are made without repetition_penalty=1.05: the model's generation_config has it, "
-        "the engine does not support it."
+        "Answers are made without typical_p=0.9: the model's generation_config has it, the engine does not support it."
     )
 
 
@@ -305,6 +345,14 @@ class TestStreams:
     def test_one_row_is_streamed_as_its_task_says(self, engine, task, kind, data):
         chunks = list(model(engine, task).predict_stream(data, {"max_tokens": 4}))
         assert {chunk["object"] for chunk in chunks} == {kind}
+
+    def test_a_stream_has_the_form_that_was_asked_for(self, engine):
+        list(model(engine).predict_stream({"messages": [USER], "response_format": {"type": "json_object"}}))
+        list(model(engine).predict_stream(["hi"], {"choice": ["yes", "no"]}))
+        assert [request.constraint for request in engine.requests] == [
+            Constraint("json_schema", '{"type": "object"}'),
+            Constraint("choice", ("yes", "no")),
+        ]
 
     def test_several_choices_carry_their_index(self, engine):
         chunks = list(model(engine).predict_stream({"prompt": ["a", "b"], "n": 2}))
@@ -377,6 +425,7 @@ MESSAGES = [SYSTEM, USER]
 ANSWER = f"[{chat(SYSTEM, USER)}]"
 HI = f"[{chat(USER)}]"
 PARTS = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+SCHEMA = {"properties": {"a": {"enum": ["x", 1, None]}, "b": {"enum": ["x", 1]}, "c": {"enum": [1, 2.5, True]}}}
 BOTH = [f"[{chat({'role': 'user', 'content': text})}]" for text in "ab"]
 
 
@@ -458,8 +507,9 @@ class TestStockServer:
             ({"messages": MESSAGES, "stream": True}, "call predict_stream instead"),
             ({"messages": MESSAGES, "temperature": "0.5"}, "temperature"),
             ({"messages": MESSAGES, "stop": 5}, "stop must be a string or a list of strings, got 5."),
-            ({"messages": MESSAGES, "regex": "a+"}, "regex='a+' is not supported by this engine"),
-            ({"messages": MESSAGES, "response_format": {"type": "json_object"}}, "response_format="),
+            ({"messages": MESSAGES, "guided_regex": "a+"}, "guided_regex='a+' is not supported by this engine"),
+            ({"messages": MESSAGES, "response_format": {"type": "json"}}, "response_format.type must be 'text'"),
+            ({"messages": MESSAGES, "regex": "a", "choice": ["a"]}, "give one of them"),
             ({"messages": MESSAGES, "seed": 2**64}, "seed must be a whole number of at most 64 bits"),
             ({"input": "embed me"}, "asks for embeddings"),
             ({"inputs": []}, "The input has no rows; give at least one prompt."),
@@ -472,6 +522,35 @@ class TestStockServer:
         response = invoke(payload)
         assert response.status_code == 400
         assert complaint in response.json()["message"]
+
+    @pytest.mark.parametrize(
+        ("payload", "constraint"),
+        [
+            ({"messages": MESSAGES, "regex": "a+"}, Constraint("regex", "a+")),
+            ({"messages": MESSAGES, "choice": ["yes", "no"]}, Constraint("choice", ("yes", "no"))),
+            ({"messages": MESSAGES, "grammar": 'start: "a"'}, Constraint("lark", 'start: "a"')),
+            ({"prompt": "a", "json_schema": '{"enum": [1, 2]}'}, Constraint("json_schema", '{"enum": [1, 2]}')),
+            (
+                {"messages": MESSAGES, "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+                Constraint("json_schema", json.dumps(SCHEMA)),
+            ),
+            ({"inputs": ["a"], "params": {"choice": ["yes", "no"]}}, Constraint("choice", ("yes", "no"))),
+            (
+                {"inputs": ["a"], "params": {"json_schema": json.dumps(SCHEMA)}},
+                Constraint("json_schema", json.dumps(SCHEMA)),
+            ),
+            ({"inputs": ["a"], "params": {"regex": "a+", "choice": []}}, Constraint("regex", "a+")),
+        ],
+    )
+    def test_the_form_of_the_answer_passes_through_mlflow(self, engine, invoke, payload, constraint):
+        assert invoke(payload).status_code == 200
+        assert engine.requests[0].constraint == constraint
+
+    def test_biases_and_end_tokens_pass_through_mlflow(self, engine, invoke):
+        payload = {"messages": MESSAGES, "logit_bias": {"5": -100, "6": 1.5}, "stop_token_ids": [7], "min_tokens": 1}
+        assert invoke(payload).status_code == 200
+        assert engine.requests[0].logit_bias == {5: -100.0, 6: 1.5}
+        assert (engine.requests[0].stop_token_ids, engine.requests[0].min_new_tokens) == ((7,), 1)
 
     def test_a_full_queue_gets_429(self, engine, invoke):
         engine.taken_by_others = engine.queue_size
