@@ -1,0 +1,119 @@
+"""Thousands of requests of all kinds: each gets its own answer or its own error, and nothing is left of it."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from mlflow_llm_plugins.errors import (
+    GenerationError,
+    InvalidInputError,
+    PromptTooLongError,
+    QueueFullError,
+    RequestCancelledError,
+    RequestTimeoutError,
+)
+from mlflow_llm_plugins.generation import Constraint, EngineSettings, GenerationRequest, open_engine
+from tests.generation.conftest import random_prompts
+from tests.models import MAX_LENGTH, VOCAB_SIZE, byte_tokenizer, random_model
+
+pytestmark = pytest.mark.slow
+
+REQUESTS = 5000
+CALLERS = 24
+SETTINGS = EngineSettings(max_requests_per_batch=8, max_queue_size=CALLERS, num_blocks=40, page_size=16)
+SHARED = random_prompts(40, seed=11)[0]
+WATCHED = GenerationRequest(random_prompts(12)[0], max_new_tokens=10, temperature=1.0, seed=5, eos_token_ids=())
+
+
+def raising(input_ids, scores):
+    raise ZeroDivisionError("on purpose")
+
+
+def ordinary(random_, prompt):
+    return GenerationRequest(
+        prompt,
+        max_new_tokens=random_.randint(1, 12),
+        temperature=random_.choice([0.0, 0.7, 2.0]),
+        top_p=random_.choice([None, 0.9]),
+        top_k=random_.choice([None, 5]),
+        repetition_penalty=random_.choice([1.0, 1.2]),
+        stop=random_.choice([(), ("e",)]),
+    )
+
+
+# kind -> (how often, a request, the error that it must get)
+KINDS = {
+    "ordinary": (30, lambda r, p: ordinary(r, p), None),
+    "watched": (10, lambda r, p: WATCHED, None),
+    "twins": (10, lambda r, p: ordinary(r, [*SHARED, 9 + r.randrange(3)]), None),
+    "constrained": (8, lambda r, p: GenerationRequest(p, constraint=Constraint("regex", "[a-z]{5}")), None),
+    "cancelled": (20, lambda r, p: GenerationRequest(p, max_new_tokens=100, eos_token_ids=()), RequestCancelledError),
+    "late": (
+        2,
+        lambda r, p: GenerationRequest(p, max_new_tokens=150, eos_token_ids=(), timeout_s=0.001),
+        RequestTimeoutError,
+    ),
+    "raising": (5, lambda r, p: GenerationRequest(p, logits_processors=(raising,)), GenerationError),
+    "empty": (3, lambda r, p: GenerationRequest([]), InvalidInputError),
+    "odd ids": (4, lambda r, p: GenerationRequest([*p, r.choice([-1, VOCAB_SIZE, 2**40])]), InvalidInputError),
+    "too long": (4, lambda r, p: GenerationRequest([9] * r.choice([MAX_LENGTH, 10**4])), PromptTooLongError),
+    "too much": (4, lambda r, p: GenerationRequest(p, max_new_tokens=10**6), PromptTooLongError),
+}
+
+
+@pytest.fixture(scope="module", params=["transformers", "generate"])
+def engine(request):
+    opened = open_engine(random_model("llama"), byte_tokenizer(), SETTINGS, request.param)
+    yield opened
+    opened.close()
+
+
+def test_of_thousands_of_mixed_requests_each_gets_its_own_end_and_nothing_is_left(engine):
+    process = psutil.Process()
+    expected = engine.submit(WATCHED).result()
+    run(engine, REQUESTS // 5, seed=1)  # warm-up
+    memory, threads = process.memory_info().rss, threading.active_count()
+    ends = run(engine, REQUESTS, seed=2)
+    assert sum(ends.values()) == REQUESTS
+    wrong = {end: count for end, count in ends.items() if not end[1]}
+    assert wrong == {}
+    assert engine.stats().open_requests == 0
+    assert engine.stats().restarts == 0
+    assert threading.active_count() == threads
+    assert process.memory_info().rss <= memory * 1.05
+    assert engine.submit(WATCHED).result().token_ids == expected.token_ids
+    longest = GenerationRequest([9] * 100, max_new_tokens=MAX_LENGTH - 100, eos_token_ids=())
+    rows = [engine.submit(longest) for _ in range(8)]  # every slot and page can be had again
+    assert {len(stream.result().token_ids) for stream in rows} == {MAX_LENGTH - 100}
+
+
+def run(engine, count, seed):
+    """(kind, whether it ended as it must) -> how often."""
+    expected = engine.submit(WATCHED).result()
+    names = random.Random(seed).choices(list(KINDS), [weight for weight, _, _ in KINDS.values()], k=count)
+    with ThreadPoolExecutor(CALLERS - 1) as callers:
+        return Counter(callers.map(lambda job: one(engine, *job, expected), enumerate(names)))
+
+
+def one(engine, number, name, expected):
+    random_ = random.Random(number)
+    prompt = random_prompts(random_.randint(1, 60), seed=number)[0]
+    _, make, must_raise = KINDS[name]
+    try:
+        stream = engine.submit(make(random_, prompt))
+        if name == "cancelled":
+            for _, _ in zip(range(random_.randrange(8)), stream, strict=False):
+                pass
+            stream.cancel()
+        output = stream.result()
+    except QueueFullError:
+        raise AssertionError("more requests are open than callers wait") from None
+    except Exception as error:
+        return name, must_raise is not None and isinstance(error, must_raise)
+    return name, must_raise is None and (name != "watched" or output.token_ids == expected.token_ids)
