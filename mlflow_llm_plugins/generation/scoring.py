@@ -2,50 +2,50 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
+import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers.cache_utils import DynamicCache
 
-from mlflow_llm_plugins.generation.architecture import input_device, is_exact
+from mlflow_llm_plugins.generation.architecture import input_device, is_exact, vocabulary_size
+from mlflow_llm_plugins.generation.choice_tree import ChoiceRow
+from mlflow_llm_plugins.generation.engine import ChoiceScores
+from mlflow_llm_plugins.generation.prefix_caches import PrefixCaches
+from mlflow_llm_plugins.generation.tree_pass import TreePass
+
+_logger = logging.getLogger(__name__)
 
 _BATCH_TOKENS = 2048  # padded tokens of one forward pass
 _ROUNDED_TOLERANCE = 0.25  # natural logarithms; 16-bit and quantized weights stay below, a wrong mask does not
 _HEAD_POSITIONS = 256  # positions whose logits exist at once: [256, vocab] floats, never [length, vocab]
-
-
-@dataclass(frozen=True, slots=True)
-class ChoiceRow:
-    """One prompt and its choices, split where all of them still agree."""
-
-    stem: list[int]
-    tails: list[list[int]]  # what is scored, one for each choice, never empty
+_PROBE_TOKENS = 16  # of a pass of the probe, so that its small tree needs several
 
 
 class Scorer:
     """Scores token ids on a model that nothing else runs forward passes on; one call at a time."""
 
-    def __init__(self, model: Any, *, can_branch: bool, max_length: int) -> None:
+    def __init__(self, model: Any, *, can_branch: bool, max_length: int, max_cached_tokens: int) -> None:
         """Take the model.
 
         Args:
             model: The twin.
-            can_branch: Whether its cache can be copied and padded, as with plain attention; this is tried out, and
-                where it is not right each choice is scored with its whole prompt.
+            can_branch: Whether rows can go on from copies of one cache, as with plain attention; this is tried out,
+                and where it is not right each choice is scored with its whole prompt.
             max_length: Tokens of the longest text.
+            max_cached_tokens: Tokens of the beginnings that are kept between calls of `choose`.
         """
         self._model = model
         self._max_length = max_length
         self._lock = threading.Lock()
         self._sliced_head = self._find_sliced_head()
-        self._can_branch = can_branch and "position_ids" in inspect.signature(model.forward).parameters
-        self._can_branch = self._can_branch and self._branches_right()
+        self._prefixes = PrefixCaches(max_cached_tokens)
+        can_branch = can_branch and "position_ids" in inspect.signature(model.forward).parameters
+        self._tree_pass = self._find_tree_pass() if can_branch else None
 
     def score(self, texts: Sequence[list[int]]) -> list[list[float]]:
         """Log-probability of tokens 2 to n of each text; an empty list for a text of one token."""
@@ -56,13 +56,18 @@ class Scorer:
                     scores[row] = logprobs
         return scores
 
-    def choose(self, rows: Sequence[ChoiceRow]) -> list[list[float]]:
-        """Log-probability of each tail after its stem; the stems' common beginning is computed once."""
+    def choose(self, rows: Sequence[ChoiceRow]) -> list[ChoiceScores]:
+        """Log-probability of each tail after its stem; what stems share is computed once."""
         if not rows:
             return []
-        return self._choose_shared(rows) if self._can_branch else self._choose_whole(rows)
+        if self._tree_pass is None:
+            return self._choose_whole(rows)
+        with self._lock, torch.no_grad():
+            return self._tree_pass.choose(rows)
 
-    # -- whole texts --------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Free the kept beginnings; later calls keep none."""
+        self._prefixes.close()
 
     def _score_batch(self, texts: Sequence[list[int]]) -> Iterator[list[float]]:
         ids, mask = self._right_pad(texts)
@@ -84,90 +89,11 @@ class Scorer:
         parts = [_logprobs(head(rows), wanted) for rows, wanted in slices]
         return torch.cat(parts) if parts else torch.empty(0)
 
-    def _choose_whole(self, rows: Sequence[ChoiceRow]) -> list[list[float]]:
+    def _choose_whole(self, rows: Sequence[ChoiceRow]) -> list[ChoiceScores]:
         whole = [(row.stem + tail, len(tail)) for row in rows for tail in row.tails]
         scores = iter(self.score([ids for ids, _ in whole]))
         sums = iter([sum(next(scores)[-length:]) for _, length in whole])
-        return [[next(sums) for _ in row.tails] for row in rows]
-
-    # -- shared prefix ------------------------------------------------------------------------------------
-
-    def _choose_shared(self, rows: Sequence[ChoiceRow]) -> list[list[float]]:
-        with self._lock, torch.no_grad():
-            prefix = common_prefix([row.stem for row in rows])[: min(len(row.stem) for row in rows) - 1]
-            cache = self._prefill(prefix)
-            results: list[list[float]] = [[] for _ in rows]
-            # Every row of a batch gets its own copy of the prefix, so its tokens count as well.
-            for batch in batches([len(row.stem) for row in rows]):
-                chosen = self._choose_batch([rows[i] for i in batch], len(prefix), copy.deepcopy(cache))
-                for index, logprobs in zip(batch, chosen, strict=True):
-                    results[index] = logprobs
-            return results
-
-    def _prefill(self, prefix: list[int]) -> DynamicCache:
-        cache = DynamicCache(config=self._model.config)
-        if prefix:
-            ids = torch.tensor([prefix], device=input_device(self._model))
-            self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return cache
-
-    def _choose_batch(self, rows: Sequence[ChoiceRow], shared: int, cache: DynamicCache) -> list[list[float]]:
-        own, own_mask = self._right_pad([row.stem[shared:] for row in rows])
-        if shared:
-            cache.batch_repeat_interleave(len(rows))
-        mask = torch.cat([own_mask.new_ones(len(rows), shared), own_mask], dim=1)
-        last = own_mask.sum(1) - 1  # column of each row's last real token
-        columns, where = last.unique(return_inverse=True)
-        logits = self._forward(own, mask, shared, cache, columns)
-        first = logits[torch.arange(len(rows), device=own.device), where].float().log_softmax(-1)  # [rows, vocab]
-        sums = [[float(first[r, tail[0]]) for tail in row.tails] for r, row in enumerate(rows)]
-        longer = [(r, c) for r, row in enumerate(rows) for c, tail in enumerate(row.tails) if len(tail) > 1]
-        for some in batches([mask.shape[1] + len(rows[r].tails[c]) for r, c in longer]):
-            self._add_later_tokens(sums, rows, [longer[i] for i in some], mask, shared + last + 1, cache)
-        return sums
-
-    def _add_later_tokens(
-        self,
-        sums: list[list[float]],
-        rows: Sequence[ChoiceRow],
-        longer: Sequence[tuple[int, int]],
-        mask: torch.Tensor,
-        lengths: torch.Tensor,
-        cache: DynamicCache,
-    ) -> None:
-        """Add the second and later tokens of the choices `longer`, (row, choice), to `sums`, in place."""
-        tails = [rows[r].tails[c] for r, c in longer]
-        parents = torch.tensor([r for r, _ in longer], device=mask.device)
-        branches = copy.deepcopy(cache)
-        branches.batch_select_indices(parents)
-        ids, tail_mask = self._right_pad([tail[:-1] for tail in tails])
-        logits = self._forward(ids, torch.cat([mask[parents], tail_mask], dim=1), lengths[parents], branches, None)
-        targets = torch.tensor([token for tail in tails for token in tail[1:]], device=ids.device)
-        parts = _logprobs(logits[tail_mask.bool()], targets).split([len(tail) - 1 for tail in tails])
-        for (r, c), part in zip(longer, parts, strict=True):
-            sums[r][c] += float(part.double().sum())
-
-    def _forward(
-        self,
-        ids: torch.Tensor,
-        mask: torch.Tensor,
-        start: int | torch.Tensor,
-        cache: DynamicCache,
-        columns: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Logits of `ids`, the first of which stands at position `start` ([rows], or one for all)."""
-        first = start[:, None] if isinstance(start, torch.Tensor) else start
-        positions = (first + torch.arange(ids.shape[1], device=ids.device)).expand_as(ids)
-        positions = positions.clamp(max=self._max_length - 1)  # padding may reach beyond a table of positions
-        logits: torch.Tensor = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=0 if columns is None else columns,
-        ).logits
-        return logits
+        return [ChoiceScores(next(sums) for _ in row.tails) for row in rows]
 
     def _right_pad(self, rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask, [rows, longest]; to the right, where causal models never look back at it."""
@@ -176,18 +102,24 @@ class Scorer:
         mask = pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True)
         return ids.to(input_device(self._model)), mask.to(input_device(self._model))
 
-    def _branches_right(self) -> bool:
-        """Whether copied and padded caches give what whole texts give: local attention counts the padding too."""
-        vocab = int(self._model.get_input_embeddings().weight.shape[0])
-        stem = [(7 * i + 3) % vocab for i in range(min(40, self._max_length - 4))]
-        tails = [[1 % vocab], [2 % vocab, 3 % vocab]]
-        rows = [ChoiceRow(stem, tails), ChoiceRow([*stem[: len(stem) // 2], 5 % vocab], tails)]
+    def _find_tree_pass(self) -> TreePass | None:
+        """The way to share beginnings that gives what whole texts give, if one does."""
+        ways = (can_mask for can_mask in (True, False) if self._is_right(can_mask))
+        return next((TreePass(self._model, self._prefixes, can_mask=can_mask) for can_mask in ways), None)
+
+    def _is_right(self, can_mask: bool) -> bool:
+        """Try it on a small tree with all kinds of passes, without and with a kept beginning."""
+        rows = _probe_rows(vocabulary_size(self._model), self._max_length)
+        tree_pass = TreePass(self._model, PrefixCaches(self._max_length), can_mask=can_mask, pass_tokens=_PROBE_TOKENS)
+        try:
+            with self._lock, torch.no_grad():
+                shared = [tree_pass.choose(rows), tree_pass.choose(rows)]
+        except Exception as error:  # whatever an architecture has against masks and caches of others
+            _logger.debug("%s cannot branch its cache: %s", type(self._model).__name__, error)
+            return False
         tolerance = 1e-3 if is_exact(self._model) else _ROUNDED_TOLERANCE
-        return all(
-            abs(got - expected) < tolerance
-            for shared, whole in zip(self._choose_shared(rows), self._choose_whole(rows), strict=True)
-            for got, expected in zip(shared, whole, strict=True)
-        )
+        whole = self._choose_whole(rows)
+        return all(_difference(call, whole) < tolerance for call in shared)
 
     def _find_sliced_head(self) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor]] | None:
         """The body and the output layer, if one after the other they are the whole model.
@@ -219,13 +151,18 @@ def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield group
 
 
-def common_prefix(sequences: Sequence[list[int]]) -> list[int]:
-    """The longest beginning that all sequences share."""
-    lowest, highest = min(sequences), max(sequences)  # what these two share, all share
-    length = 0
-    while length < min(len(lowest), len(highest)) and lowest[length] == highest[length]:
-        length += 1
-    return lowest[:length]
+def _probe_rows(vocab: int, max_length: int) -> list[ChoiceRow]:
+    """Two prompts that part late, and choices that part late."""
+    stem = [(7 * i + 3) % vocab for i in range(min(44, max_length - 4))]
+    tails = [[1 % vocab], [2 % vocab, 3 % vocab], [2 % vocab, 4 % vocab, 5 % vocab]]
+    return [ChoiceRow(stem, tails), ChoiceRow([*stem[: max(1, len(stem) - 8)], 5 % vocab], tails)]
+
+
+def _difference(some: Sequence[ChoiceScores], others: Sequence[ChoiceScores]) -> float:
+    """The largest difference; infinite where a score is no number."""
+    pairs = zip([x for row in some for x in row], [x for row in others for x in row], strict=True)
+    differences = [abs(one - other) for one, other in pairs]
+    return max(differences) if all(map(math.isfinite, differences)) else math.inf
 
 
 def _logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

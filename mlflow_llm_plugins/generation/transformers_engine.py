@@ -22,10 +22,11 @@ from mlflow_llm_plugins.generation.architecture import (
 )
 from mlflow_llm_plugins.generation.attention import can_attend_per_request
 from mlflow_llm_plugins.generation.cache_plan import context_length, plan_cache
+from mlflow_llm_plugins.generation.choice_tree import ChoiceRow
 from mlflow_llm_plugins.generation.constraints import ConstraintCompiler
 from mlflow_llm_plugins.generation.continuous import ContinuousRunner
 from mlflow_llm_plugins.generation.encoding import Encoder
-from mlflow_llm_plugins.generation.engine import EngineState, EngineStats, Text
+from mlflow_llm_plugins.generation.engine import ChoiceScores, EngineState, EngineStats, Text
 from mlflow_llm_plugins.generation.open_requests import OpenRequests
 from mlflow_llm_plugins.generation.openmp import IdleWorkers, release_workers
 from mlflow_llm_plugins.generation.packed_linear import pack_linear_layers
@@ -33,7 +34,7 @@ from mlflow_llm_plugins.generation.padded import PaddedRunner
 from mlflow_llm_plugins.generation.probe import probe_failure
 from mlflow_llm_plugins.generation.requests import GenerationRequest
 from mlflow_llm_plugins.generation.runner import Runner
-from mlflow_llm_plugins.generation.scoring import ChoiceRow, Scorer
+from mlflow_llm_plugins.generation.scoring import Scorer
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.generation.softcap import support_softcap
 from mlflow_llm_plugins.generation.step_threads import use_one_thread_for_small_steps
@@ -46,6 +47,7 @@ from mlflow_llm_plugins.generation.watchdog import Watchdog
 _logger = logging.getLogger(__name__)
 
 _CLOSED = "The engine is closed."
+_PREFIX_SHARE = 0.25  # what beginnings kept by `choose` may take, of the KV cache's size and beside it
 
 
 class TransformersEngine:
@@ -102,7 +104,9 @@ class TransformersEngine:
         with _own_workers_released():
             return self._scorer.score([self._checked(self._encoder.encode(text)) for text in texts])
 
-    def choose(self, prompts: Sequence[Text], choices: Sequence[Text] | Sequence[Sequence[Text]]) -> list[list[float]]:
+    def choose(
+        self, prompts: Sequence[Text], choices: Sequence[Text] | Sequence[Sequence[Text]]
+    ) -> list[ChoiceScores]:
         """Log-probabilities of choices; see `GenerationEngine.choose`."""
         _refuse_bare_string("choose", "prompts", prompts)
         _refuse_bare_string("choose", "choices", choices)
@@ -131,6 +135,7 @@ class TransformersEngine:
         """Fail what is open, then stop the runner."""
         self._closed = True
         self._finalizer()
+        self._scorer.close()
 
     def _state(self) -> EngineState:
         if self._closed:
@@ -160,8 +165,9 @@ class TransformersEngine:
         return self._admission.check_ids(ids)
 
     def _checked_row(self, row: ChoiceRow) -> ChoiceRow:
+        self._checked([*row.stem, *max(row.tails, key=len)])
         for tail in row.tails:
-            self._checked([*row.stem, *tail])
+            self._admission.check_ids(tail)
         return row
 
 
@@ -235,8 +241,11 @@ def _open_padded(
     model: Any, tokenizer: Any, settings: EngineSettings, shape: CacheShape, idle_workers: IdleWorkers
 ) -> TransformersEngine:
     admission = _admission(model, tokenizer, settings, cache_tokens=None)
-    scorer = Scorer(make_twin(model), can_branch=shape.is_plain_attention, max_length=admission.max_context_length)
-    runner = PaddedRunner(model, settings, admission.max_context_length)
+    context = admission.max_context_length
+    scorer = Scorer(
+        make_twin(model), can_branch=shape.is_plain_attention, max_length=context, max_cached_tokens=context
+    )
+    runner = PaddedRunner(model, settings, context)
     return TransformersEngine(runner, tokenizer, admission, scorer, settings, idle_workers)
 
 
@@ -253,7 +262,12 @@ def _try_continuous(
     cache = plan_cache(settings, context, shape.bytes_per_token, model.device)
     admission = _admission(model, tokenizer, settings, cache.tokens)
     support_softcap(model)
-    scorer = Scorer(twin, can_branch=shape.is_plain_attention, max_length=context)
+    scorer = Scorer(
+        twin,
+        can_branch=shape.is_plain_attention,
+        max_length=context,
+        max_cached_tokens=int(_PREFIX_SHARE * cache.tokens),
+    )
     failure = "it was not tried"
     if not settings.spin_threads:
         use_one_thread_for_small_steps(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from mlflow_llm_plugins.errors import (
     QueueFullError,
     RequestCancelledError,
 )
-from mlflow_llm_plugins.generation import EngineStats, GenerationOutput, GenerationRequest, TokenEvent
+from mlflow_llm_plugins.generation import ChoiceScores, EngineStats, GenerationOutput, GenerationRequest, TokenEvent
 
 FAILS = "BOOM"  # a prompt that holds it fails while it is generated
 
@@ -53,8 +54,10 @@ class FakeEngine:
     def score(self, texts: Sequence[Any]) -> list[list[float]]:
         return [[0.0] * (len(text) - 1) for text in texts]
 
-    def choose(self, prompts: Sequence[Any], choices: Sequence[Any]) -> list[list[float]]:
-        return [[0.0] * len(choices) for _ in prompts]
+    def choose(self, prompts: Sequence[Any], choices: Sequence[Any]) -> list[ChoiceScores]:
+        shared = all(isinstance(choice, str) or isinstance(choice[0], int) for choice in choices)
+        rows = [choices] * len(prompts) if shared else choices
+        return [ChoiceScores([math.log(1 / len(own))] * len(own)) for own in rows]
 
     def stats(self) -> EngineStats:
         return EngineStats("fake", "running", len(self.open), self.context, 0)
