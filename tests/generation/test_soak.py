@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections import Counter
@@ -74,6 +75,15 @@ def engine(request):
     opened.close()
 
 
+@pytest.fixture
+def without_logs():
+    """pytest keeps every record with its traceback, and with that what the frames hold."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("without_logs")
 def test_of_thousands_of_mixed_requests_each_gets_its_own_end_and_nothing_is_left(engine):
     process = psutil.Process()
     expected = engine.submit(WATCHED).result()
