@@ -41,6 +41,7 @@ def use_threads(count: int) -> None:
     """Let the calling thread, and no other, divide its operations among `count` threads."""
     library = _libgomp()
     if library is not None:
+        torch.get_num_threads()  # torch gives a new thread its own number at the first call, which must not come later
         library.omp_set_num_threads(count)
 
 
