@@ -33,6 +33,7 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "temperature": {"temperature": 0.8},
     "temperature, top_p 0.9": {"temperature": 0.8, "top_p": 0.9},
+    "temperature 4, top_p 0.9": {"temperature": 4.0, "top_p": 0.9},  # almost even: thousands of tokens to keep
     "temperature, top_k 50": {"temperature": 0.8, "top_k": 50},
     "temperature, repetition penalty": {"temperature": 0.8, "repetition_penalty": 1.1},
     "greedy, top_logprobs 5": {"top_logprobs": 5},

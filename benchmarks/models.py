@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 EOS = "<|eos|>"
 MAX_LENGTH = 8192
+LOGIT_DEVIATION = 4.0  # as peaked as trained models are; untouched, random weights give an almost even distribution
 _LETTERS = "etaoinsrhldcumfpgwybvkxjqz"
 _JSON_TOKENS = ('{"', '":', '":"', '", "', '","', '"}', '"},', '"}]', "[{", "},{", "\n  ")
 
@@ -65,6 +67,8 @@ def random_model(shape: Shape, device: str) -> Any:
             model = LlamaForCausalLM(config).eval()
     finally:
         torch.set_default_dtype(torch.float32)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(LOGIT_DEVIATION / (config.initializer_range * math.sqrt(shape.hidden)))
     return _to_nf4(model) if shape.nf4 else model
 
 
