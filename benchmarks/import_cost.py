@@ -11,12 +11,9 @@ whatever else the machine does hits both. Figures are medians.
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.metadata
 import json
 import os
-import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -25,14 +22,14 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.report import save, show, versions
 from mlflow_llm_plugins.hardware import probe
 
 DISTRIBUTION = "mlflow-llm-plugins"
@@ -200,7 +197,6 @@ def measure(found: dict[str, Path], runs: int, folder: Path) -> dict[str, dict[s
 
 
 def summarize(figures: dict[str, dict[str, list[Times]]], runs: int) -> Iterator[Row]:
-    packages = [f"{name} {importlib.metadata.version(name)}" for name in ("mlflow", DISTRIBUTION)]
     for what, bar in BARS.items():
         for index, clock in enumerate(("wall", "cpu")):
             ours, theirs = (
@@ -217,12 +213,12 @@ def summarize(figures: dict[str, dict[str, list[Times]]], runs: int) -> Iterator
                 runs=runs,
                 samples=len(figures[what]["with"]),
                 cpu=probe().cpu.model,
-                versions=", ".join([f"python {platform.python_version()}", *packages]),
+                versions=versions("mlflow", DISTRIBUTION),
                 date=date.today().isoformat(),
             )
 
 
-def show(rows: list[Row]) -> None:
+def table_of(rows: list[Row]) -> Table:
     table = Table(
         title=f"Medians of {rows[0].runs} runs, {rows[0].date}", caption=f"{rows[0].cpu}, {rows[0].versions}"
     )
@@ -239,17 +235,7 @@ def show(rows: list[Row]) -> None:
             row.bar,
             "holds" if row.holds else "missed",
         )
-    Console(width=max(120, shutil.get_terminal_size().columns)).print(table)
-
-
-def save(rows: list[Row], folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "import_cost.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    return path
+    return table
 
 
 def main() -> None:
@@ -259,8 +245,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sides(Path(folder)) as found:
         rows = list(summarize(measure(found, options.runs, Path(folder)), options.runs))
-    show(rows)
-    print(f"saved {save(rows, options.out)}")
+    show(table_of(rows), width=120)
+    print(f"saved {save(rows, options.out / 'import_cost.csv')}")
 
 
 if __name__ == "__main__":

@@ -17,12 +17,9 @@ model built, or libraries imported.
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.metadata
 import json
 import os
-import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -31,15 +28,15 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import psutil
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.report import save, show, versions
 from mlflow_llm_plugins.hardware import probe
 
 SAMPLE_EVERY_S = 0.005
@@ -47,7 +44,7 @@ CHILD_LIFETIME_S = 1800
 VOCAB_SIZE = 32_000
 # hidden, intermediate, layers, heads
 SIZES = {"60m": (512, 1408, 13, 8), "300m": (1024, 2816, 21, 16)}
-LIBRARIES = ("mlflow", "torch", "transformers", "bitsandbytes", "mlflow-llm-plugins")
+LIBRARIES = ("mlflow", "torch", "transformers", "bitsandbytes", "mlflow-llm-plugins", "torchvision")
 
 BARS_ARE_FOR = "300m"
 FASTER = 3.0  # our time may be this part of the stock flavor's
@@ -245,17 +242,9 @@ def row(what: str, value: str, compared_with: str, ratio: float, at_most: float,
         runs=runs,
         size=size,
         cpu=probe().cpu.model,
-        versions=", ".join([f"python {platform.python_version()}", *versions()]),
+        versions=versions(*LIBRARIES),
         date=date.today().isoformat(),
     )
-
-
-def versions() -> Iterator[str]:
-    for name in (*LIBRARIES, "torchvision"):
-        try:
-            yield f"{name} {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
 
 
 def size_of(folder: Path) -> int:
@@ -266,7 +255,7 @@ def megabytes(size: float) -> str:
     return f"{size / 1e6:.0f} MB"
 
 
-def show(rows: list[Row]) -> None:
+def table_of(rows: list[Row]) -> Table:
     table = Table(title=f"Llama {rows[0].size}, {rows[0].date}", caption=f"{rows[0].cpu}; {rows[0].versions}")
     for column in ("", "ours", "compared with", "ratio", "bar", "", "runs"):
         table.add_column(column, justify="right" if column in ("ours", "ratio", "runs") else "left")
@@ -275,17 +264,7 @@ def show(rows: list[Row]) -> None:
         table.add_row(
             found.what, found.value, found.compared_with, f"{found.ratio:.3f}", found.bar, verdict, str(found.runs)
         )
-    Console(width=max(110, shutil.get_terminal_size().columns)).print(table)
-
-
-def save(rows: list[Row], folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "log_model.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(asdict(found) for found in rows)
-    return path
+    return table
 
 
 def main() -> None:
@@ -299,8 +278,8 @@ def main() -> None:
     except importlib.metadata.PackageNotFoundError:
         raise SystemExit("The stock flavor needs torchvision: pip install torchvision") from None
     rows = [*measure_nf4(options.size, options.runs), *race_logging(options.size, options.runs)]
-    show(rows)
-    print(f"saved {save(rows, options.out)}")
+    show(table_of(rows), width=110)
+    print(f"saved {save(rows, options.out / 'log_model.csv')}")
 
 
 if __name__ == "__main__":
