@@ -4,8 +4,9 @@
 
 The weights are random, built on the spot and the same for every contender. Each figure is the median of `--runs`
 fresh processes, one for each contender and load, and contenders take turns. A process warms up with two short
-requests before it is measured. CPU time is user and system time of the process. The threads of all contenders wait
-without spinning, unless OMP_WAIT_POLICY is set: on a shared machine spinning hides everything else.
+requests before it is measured. CPU time is user and system time of the process, in which threads that spin while they
+wait count as busy. The machine should have nothing else to do: a contender whose threads spin is many times slower
+beside other work (OMP_WAIT_POLICY=passive in the environment ends that for all).
 
 decode        milliseconds a step in which all rows decode, over rows x context
 prefill       seconds for prompts of 1,000 tokens with 8 new ones each
@@ -138,7 +139,6 @@ def child_environment() -> dict[str, str]:
     """This one's, without tuning of the allocator, which is the engine's own business here."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), inherited.get("PYTHONPATH", "")]))
-    inherited.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin on a shared machine cost some 20 times more
     return {**inherited, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
