@@ -60,7 +60,7 @@ def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     """
     probabilities = _scaled(logits, draws).softmax(-1)  # [rows, vocab]
     vocab = logits.shape[1]
-    by_rank = [row for row, one in enumerate(draws) if 0 < (one.top_k or 0) < vocab]
+    by_rank = [row for row, one in enumerate(draws) if _ranks(one, vocab)]
     by_mass = [row for row, one in enumerate(draws) if row not in by_rank and (one.top_p or 1.0) < 1.0]
     from_all = [row for row in range(len(draws)) if row not in by_rank and row not in by_mass]
     tokens = torch.empty(len(draws), dtype=torch.long, device=logits.device)
@@ -112,7 +112,7 @@ def _draw_by_rank(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.T
     width = max(1 + (one.top_k or 0) for one in draws)
     while True:
         values, ids = top(probabilities, width)
-        kept = _kept(values, draws)
+        kept = _kept(values, draws, vocab)
         if width >= vocab or _is_complete(values, kept).all():
             return _draw_from_candidates(values, ids, kept, draws)
         width *= _WIDEN
@@ -140,7 +140,7 @@ def _draw_from_best(
 ) -> tuple[torch.Tensor, list[bool], torch.Tensor]:
     """A draw from the `width` best tokens, whether these hold all that is kept, and their probabilities."""
     values, ids = top(probabilities, width)
-    kept = _kept(values, draws)
+    kept = _kept(values, draws, probabilities.shape[1])
     complete = _is_complete(values, kept) | (values.shape[1] == probabilities.shape[1])
     return _draw_from_candidates(values, ids, kept, draws), complete.tolist(), values
 
@@ -181,12 +181,17 @@ def _mass_above(probabilities: torch.Tensor, floor: torch.Tensor) -> torch.Tenso
     return torch.where(probabilities > floor, probabilities, 0).sum(-1, keepdim=True)
 
 
-def _kept(values: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+def _ranks(one: Draw, vocab: int) -> bool:
+    """Whether top_k excludes anything."""
+    return 0 < (one.top_k or 0) < vocab
+
+
+def _kept(values: torch.Tensor, draws: Sequence[Draw], vocab: int) -> torch.Tensor:
     """Mask of the candidates that survive; `values` are probabilities [rows, candidates], best first."""
     width = values.shape[1]
     ranks = [min(one.top_k or width, width) for one in draws]
     kept = values >= values.gather(1, torch.tensor(ranks, device=values.device)[:, None] - 1)
-    by_rank = torch.tensor([bool(one.top_k) for one in draws], device=values.device)
+    by_rank = torch.tensor([_ranks(one, vocab) for one in draws], device=values.device)
     mass = torch.where(by_rank, (values * kept).sum(-1), 1.0)[:, None]  # what top_p is a share of
     cumulative = (values.double() * kept).cumsum(-1)
     first_equal = torch.searchsorted(-values, -values)  # column of the first candidate as probable

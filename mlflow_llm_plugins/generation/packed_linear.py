@@ -48,9 +48,13 @@ class PackedLinear(nn.Module):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """[..., in_features] to [..., out_features]."""
         rows = input.shape[-2]
-        if rows < self.min_rows:
-            return self._multiply(nn.functional.pad(input, (0, 0, 0, self.min_rows - rows)))[..., :rows, :]
-        return self._multiply(input)
+        if rows >= self.min_rows:
+            return self._multiply(input)
+        if rows == 1:
+            filled = input.expand(*input.shape[:-2], self.min_rows, self.in_features)  # cheaper than zeros behind it
+        else:
+            filled = nn.functional.pad(input, (0, 0, 0, self.min_rows - rows))
+        return self._multiply(filled).narrow(-2, 0, rows)
 
     def _multiply(self, input: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")

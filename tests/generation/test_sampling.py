@@ -83,6 +83,13 @@ def test_a_draw_is_the_inverse_of_transformers_distribution(rows, vocab, spread,
         assert below - 1e-5 <= uniform <= cumulative[token].item() + 1e-5
 
 
+@pytest.mark.parametrize("top_k", [300, 301, 10**6])
+def test_a_top_k_of_the_whole_vocabulary_keeps_what_top_p_alone_would(top_k):
+    logits = random_logits(1, 300)
+    for seed in range(50):
+        assert pick(logits, [plan(top_k=top_k, top_p=0.5, seed=seed)]) == pick(logits, [plan(top_p=0.5, seed=seed)])
+
+
 @pytest.mark.parametrize(
     "options",
     [plan(), plan(0.7, top_k=3), plan(1.5, top_p=0.8), plan(top_k=40, top_p=0.9, min_p=0.05), plan(min_p=0.3)],
