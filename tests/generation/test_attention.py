@@ -75,3 +75,20 @@ def test_a_nan_of_one_request_does_not_reach_those_of_the_same_step():
             assert list(streams[place].result().token_ids) == plain_greedy(random_model("llama"), prompt, 20)
     finally:
         engine.close()
+
+
+def test_a_model_whose_attention_needs_more_keeps_that_of_transformers(monkeypatch, spy, caplog):
+    monkeypatch.setattr("mlflow_llm_plugins.generation.attention._UNSUPPORTED", ("sliding_window",))
+    model, reference = random_model("mistral_sliding"), random_model("mistral_sliding")
+    with caplog.at_level("INFO", logger="mlflow_llm_plugins"):
+        engine = open_engine(model, byte_tokenizer(), SETTINGS)
+    prompt = random_prompts(30)[0]
+    try:
+        assert engine.stats().engine == "transformers"
+        spy.clear()
+        output = engine.submit(GenerationRequest(prompt, max_new_tokens=20, eos_token_ids=())).result()
+        assert list(output.token_ids) == plain_greedy(reference, prompt, 20)
+    finally:
+        engine.close()
+    assert spy == {"sdpa"}
+    assert any("one call a request is not right for this model" in message for message in caplog.messages)
