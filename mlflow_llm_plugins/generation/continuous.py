@@ -96,7 +96,9 @@ class ContinuousRunner:
 
     def close(self) -> None:
         """Stop the generation thread after its current step and free the cache."""
-        if self._manager.is_running():
+        if (
+            self._manager._generation_thread is not None
+        ):  # also a dead one: stopping gives the model its attention back
             # on its own thread where that held the last reference to an engine nobody wants any more
             is_own = threading.current_thread() is self._manager._generation_thread
             self._manager.stop(block=not is_own, timeout=_STOP_S, hard_stop=True)
@@ -119,8 +121,10 @@ class ContinuousRunner:
         if accepted is None:
             stream.fail(EngineUnavailableError("The engine takes no requests now. Try again later."))
             self.disturbed.set()
-        if stream.ended:  # while it was added: nobody could cancel it before
-            self.release(stream)
+        if stream.ended:  # while it was added: a cancellation that came first was not of a known request
+            self._ids.pop(stream, None)
+            self._requests.pop(request_id, None)
+            self._manager.cancel_request(request_id)
 
     def _start_thread(self) -> None:
         # A thread inherits "daemon" from its creator; the library's own would keep the interpreter from exiting.

@@ -197,6 +197,7 @@ def _kept(values: torch.Tensor, draws: Sequence[Draw], vocab: int) -> torch.Tens
     first_equal = torch.searchsorted(-values, -values)  # column of the first candidate as probable
     before = torch.where(first_equal > 0, cumulative.gather(1, (first_equal - 1).clamp(min=0)), 0)
     kept &= before < _top_p(draws, before) * mass
+    kept &= values > 0  # or a tie of tokens that cannot be drawn would be followed to the end of the vocabulary
     kept &= values >= values[:, :1] * _column([one.min_p or 0.0 for one in draws], values)
     return kept
 

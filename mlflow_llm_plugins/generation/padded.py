@@ -125,7 +125,9 @@ class _Loop:
             return
         try:
             self._count_step()
-            _Group(self._model, group, self._closing, self._count_step).generate()
+            planned = [(stream, plan) for stream in group if (plan := _plan(stream)) is not None]
+            if planned:
+                _Group(self._model, planned, self._closing, self._count_step).generate()
         except Exception as error:
             _logger.exception("Generating a group of %d requests failed.", len(group))
             for stream in group:
@@ -151,20 +153,30 @@ class _Loop:
         return (self._pads or len(lengths) == 1) and longest <= self._max_context_length
 
 
+def _plan(stream: TokenStream) -> SamplingPlan | None:
+    """How the request picks its tokens; one that cannot be planned fails alone."""
+    try:
+        return SamplingPlan.of(stream.request)
+    except Exception as error:
+        _logger.exception("Starting a request failed.")
+        stream.fail(GenerationError(f"The request could not be started: {type(error).__name__}: {error}"))
+        return None
+
+
 class _Group:
     """One call of `generate`: sampling as its logits processor, delivery as its stopping criterion."""
 
     def __init__(
         self,
         model: Any,
-        streams: Sequence[TokenStream],
+        planned: Sequence[tuple[TokenStream, SamplingPlan]],
         closing: threading.Event,
         on_step: Callable[[], None],
     ) -> None:
         self._model = model
-        self._streams = streams
+        self._streams = [stream for stream, _ in planned]
         self._on_step = on_step
-        self._plans = [SamplingPlan.of(stream.request) for stream in streams]
+        self._plans = [plan for _, plan in planned]
         self._closing = closing
 
     def generate(self) -> None:

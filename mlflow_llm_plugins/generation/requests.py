@@ -83,6 +83,9 @@ class GenerationRequest:
         eos = self.eos_token_ids
         _require(eos, eos is None or _are(eos, Integral), "eos_token_ids", "a tuple of token ids")
         _require(self.stop_token_ids, _are(self.stop_token_ids, Integral), "stop_token_ids", "a tuple of token ids")
+        processors = self.logits_processors
+        holds = isinstance(processors, (tuple, list)) and all(callable(processor) for processor in processors)
+        _require(processors, holds, "logits_processors", "a tuple of callables")
         self._require_ranges()
         self._require_bias()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import secrets
 from collections import Counter
 from collections.abc import Sequence
@@ -217,7 +218,9 @@ def _alternatives(
     values, ids = top(logits[asking], max(plans[row].request.options.top_logprobs for row in asking))
     logprobs = (values - mass[asking][:, None]).tolist()
     return {
-        row: tuple(zip(of_row, own, strict=True))[: plans[row].request.options.top_logprobs]
+        row: tuple((token_id, logprob) for token_id, logprob in zip(of_row, own, strict=True) if logprob > -math.inf)[
+            : plans[row].request.options.top_logprobs
+        ]
         for row, of_row, own in zip(asking, ids.tolist(), logprobs, strict=True)
     }
 
@@ -229,11 +232,11 @@ def _processors(plan: SamplingPlan) -> list[Any]:
     if options.logit_bias:
         processors.append(_LogitBias(options.logit_bias))
     if options.repetition_penalty != 1:
-        processors.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
+        processors.append(RepetitionPenaltyLogitsProcessor(float(options.repetition_penalty)))
     if options.frequency_penalty or options.presence_penalty:
         processors.append(_CountPenalty(plan.counts, options.frequency_penalty, options.presence_penalty))
     if options.no_repeat_ngram_size:
-        processors.append(NoRepeatNGramLogitsProcessor(options.no_repeat_ngram_size))
+        processors.append(NoRepeatNGramLogitsProcessor(int(options.no_repeat_ngram_size)))
     if options.min_new_tokens and plan.request.eos_token_ids:
         processors.append(_NoEndBefore(len(prompt) + options.min_new_tokens, plan.request.eos_token_ids))
     return [*processors, *options.logits_processors]

@@ -6,10 +6,14 @@ Several answers to one prompt (`n`) come that way.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
+from mlflow_llm_plugins.errors import GenerationError
 from mlflow_llm_plugins.generation.stream import TokenStream
+
+_logger = logging.getLogger(__name__)
 
 
 class SharedPrefills:
@@ -50,4 +54,12 @@ class SharedPrefills:
             followers = [] if key is None else self._waiting.pop(key)
         for follower in followers:
             if not follower.ended:
-                self._start(follower)
+                self._start_alone(follower)
+
+    def _start_alone(self, follower: TokenStream) -> None:
+        """Whatever is wrong with one of them must reach neither the others nor the one they waited for."""
+        try:
+            self._start(follower)
+        except Exception as error:
+            _logger.exception("Starting a request failed.")
+            follower.fail(GenerationError(f"The request could not be started: {type(error).__name__}: {error}"))

@@ -37,7 +37,11 @@ def use_one_thread_for_small_steps(model: Any) -> int:
     layers = _linear_layers(model)
     if model.device.type != "cpu" or all_threads == 1 or not layers or not can_use_threads():
         return 0
-    limit = in_thread_of_its_own(partial(_measure, layers, model.dtype, all_threads))
+    try:
+        limit = in_thread_of_its_own(partial(_measure, layers, model.dtype, all_threads))
+    except RuntimeError as error:  # layers of several types, or with inputs of their own
+        _logger.debug("Threads cannot be chosen for this model: %s", error)
+        return 0
     if limit:
         _logger.info("Steps of at most %d tokens run on one thread, longer ones on %d.", limit, all_threads)
         model.register_forward_pre_hook(
@@ -47,7 +51,8 @@ def use_one_thread_for_small_steps(model: Any) -> int:
 
 
 def _set_threads(kwargs: dict[str, Any], limit: int, all_threads: int) -> None:
-    use_threads(1 if kwargs["input_ids"].shape[-1] <= limit else all_threads)
+    if "cu_seq_lens_q" in kwargs:  # of continuous batching, whose thread is the engine's own
+        use_threads(1 if kwargs["input_ids"].shape[-1] <= limit else all_threads)
 
 
 def _linear_layers(model: Any) -> list[nn.Module]:

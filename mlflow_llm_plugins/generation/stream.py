@@ -152,6 +152,8 @@ class TokenStream:
             if self._ended:
                 return
             self._ended = True
-        self._on_end(self)
-        publish()
-        self._events.put(None)
+        try:
+            self._on_end(self)
+        finally:
+            publish()
+            self._events.put(None)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mlflow_llm_plugins.errors import EngineUnavailableError, InvalidInputError, PromptTooLongError
+from mlflow_llm_plugins.errors import EngineUnavailableError, GenerationError, InvalidInputError, PromptTooLongError
 from mlflow_llm_plugins.generation.admission import DEFAULT_TIMEOUT_S, Admission
 from mlflow_llm_plugins.generation.allocator import tune_allocator
 from mlflow_llm_plugins.generation.architecture import (
@@ -91,8 +91,8 @@ class TransformersEngine:
         try:
             self._watchdog.look()
             self._runner.start(stream)
-        except BaseException:
-            self._forget(stream)  # its slot must not stay taken
+        except BaseException as error:
+            stream.fail(GenerationError(f"The request could not be started: {type(error).__name__}: {error}"))
             raise
         if self._closed:  # meanwhile: close() may have looked before this one was there
             stream.fail(EngineUnavailableError(_CLOSED))

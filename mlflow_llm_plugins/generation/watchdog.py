@@ -13,6 +13,7 @@ from mlflow_llm_plugins.generation.runner import Runner
 
 _logger = logging.getLogger(__name__)
 
+_TICKS_AFTER_A_DISTURBANCE = 8
 _TICK_S = 0.25  # while requests are open; without any it sleeps
 _RESTARTS_WITHIN_S = 3600.0
 _CLOSE_S = 5.0
@@ -65,10 +66,13 @@ class Watchdog:
             self._thread.join(_CLOSE_S)
 
     def _watch(self) -> None:
+        ticks = 0  # to look once more at a thread that was still about to die
         while not self._closing:
             busy = len(self._open) > 0 or self._stalled_at is not None
-            self._runner.disturbed.wait(min(_TICK_S, self._step_timeout_s / 4) if busy else None)
+            tick = min(_TICK_S, self._step_timeout_s / 4)
+            disturbed = self._runner.disturbed.wait(tick if busy or ticks > 0 else None)
             self._runner.disturbed.clear()
+            ticks = _TICKS_AFTER_A_DISTURBANCE if disturbed else ticks - 1
             if not self._closing:
                 self._look_around(was_busy=busy)
 
@@ -98,6 +102,8 @@ class Watchdog:
         _logger.warning("%s Starting it again.", reason)
         self._restarts.append(time.monotonic())
         self.restarts += 1
+        if self._closing:
+            return
         self._runner.restart()
         self._progress = (self._runner.steps, time.monotonic())
         self._failure, self.is_restarting = None, False

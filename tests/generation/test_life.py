@@ -269,3 +269,47 @@ def test_requests_that_wait_for_the_prompt_of_another_go_on_when_that_one_ends(b
     fault.blocks.set()
     assert [stream.result().token_ids for stream in others] == [expected] * 3
     assert error_of(first) is not None
+
+
+class UnreadableBias(dict):
+    """Passes every check and raises when the request is started."""
+
+    def values(self):
+        raise ZeroDivisionError("unreadable")
+
+
+@pytest.mark.parametrize("engine_name", ["transformers", "generate"])
+def test_a_request_that_cannot_be_started_fails_alone_and_frees_its_slot(breakable, engine_name):
+    engine, _ = breakable(engine_name)
+    prompt = random_prompts(100, seed=9)[0]
+    expected = answer(engine, prompt).token_ids
+    for _ in range(2):
+        with pytest.raises((GenerationError, ZeroDivisionError), match="unreadable"):
+            answer(engine, prompt, logit_bias=UnreadableBias({9: 1.0}))
+        assert engine.stats().open_requests == 0
+        assert answer(engine, prompt).token_ids == expected
+
+
+def test_one_that_cannot_be_started_leaves_those_that_waited_with_it_alone(breakable):
+    engine, fault = breakable()
+    prompt = random_prompts(100, seed=9)[0]
+    expected = answer(engine, prompt).token_ids
+    engine, fault = breakable()
+    fault.blocks.clear()
+    first = engine.submit(GenerationRequest(prompt, max_new_tokens=8, eos_token_ids=()))
+    assert fault.entered.wait(10)
+    others = [
+        engine.submit(GenerationRequest(prompt, max_new_tokens=8, eos_token_ids=(), logit_bias=bias))
+        for bias in ({}, UnreadableBias({9: 1.0}), {})
+    ]
+    fault.blocks.set()
+    assert first.result().token_ids == expected
+    assert [others[0].result().token_ids, others[2].result().token_ids] == [expected] * 2
+    with pytest.raises(GenerationError, match=r"The request could not be started: ZeroDivisionError: unreadable"):
+        others[1].result()
+    assert engine.stats().open_requests == 0
+
+
+def test_whole_numbers_as_penalties_are_numbers_too(breakable):
+    engine, _ = breakable()
+    assert answer(engine, repetition_penalty=2, frequency_penalty=1, no_repeat_ngram_size=2).completion_tokens == 8

@@ -335,3 +335,13 @@ def test_a_processor_that_leaves_nothing_fails_its_own_row(processor, message):
     assert str(bad.error).startswith(message)
     assert good.error is None
     assert tokens[1] == logits[1].argmax()
+
+
+def test_a_top_k_beyond_the_tokens_that_are_possible_draws_one_of_them():
+    logits = torch.full((2, WIDE), -torch.inf)
+    logits[:, [3, 30_000]] = 1.0
+    drawn = {pick(logits, [plan(top_k=50, seed=s), plan(top_k=50, top_p=0.9, seed=s)])[1].item() for s in range(30)}
+    assert drawn == {3, 30_000}
+    of = plan(1.0, top_logprobs=5)
+    pick(torch.cat([logits, torch.full((2, 1), -torch.inf)], dim=1)[:1], [of])
+    assert sorted(token for token, _ in of.picks[0].top_logprobs) == [3, 30_000]
