@@ -112,7 +112,9 @@ class SamplingPlan:
         if self._history is None:
             return logits
         history = self._history[:, : len(self.request.prompt_ids) + len(self.picks)].to(logits.device)
-        scores = logits[None].clone()  # a processor may write into what it gets
+        scores = logits[None]
+        if self.request.options.logits_processors:  # others than ours may write into what they get
+            scores = scores.clone()
         for processor in self._processors:
             scores = processor(history, scores)
         if scores.shape != (1, *logits.shape):
