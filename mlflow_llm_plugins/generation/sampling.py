@@ -101,9 +101,9 @@ class SamplingPlan:
         scores = self._processed(logits)
         if self.request.matcher is not None:
             allowed = self.request.matcher.allowed().to(logits.device)
-            scores = scores.masked_fill(~allowed, -torch.inf)
-            if not scores.isfinite().any():  # what penalties forbid, the constraint may need
-                scores = logits.masked_fill(~allowed, -torch.inf)
+            scores = torch.where(allowed, scores, -torch.inf)
+            if not scores.amax().isfinite():  # what penalties forbid, the constraint may need
+                scores = torch.where(allowed, logits, -torch.inf)
         if not scores.amax().isfinite():
             raise GenerationError("Biases, processors or the constraint of this request allow no next token.")
         return scores
