@@ -96,10 +96,9 @@ class ContinuousRunner:
 
     def close(self) -> None:
         """Stop the generation thread after its current step and free the cache."""
-        if (
-            self._manager._generation_thread is not None
-        ):  # also a dead one: stopping gives the model its attention back
-            # on its own thread where that held the last reference to an engine nobody wants any more
+        if self._manager._generation_thread is not None:
+            # also where it is dead, since stopping gives the model its attention back; and called on that thread
+            # itself where it held the last reference to an engine that nobody wants any more
             is_own = threading.current_thread() is self._manager._generation_thread
             self._manager.stop(block=not is_own, timeout=_STOP_S, hard_stop=True)
         self._manager.batch_processor = None  # the cache
@@ -130,7 +129,7 @@ class ContinuousRunner:
         # A thread inherits "daemon" from its creator; the library's own would keep the interpreter from exiting.
         starter = threading.Thread(target=self._manager.start, name="llm-engine-start", daemon=True)
         starter.start()
-        starter.join()
+        starter.join(_STOP_S)
 
 
 def _nothing() -> None:

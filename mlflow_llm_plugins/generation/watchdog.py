@@ -104,7 +104,12 @@ class Watchdog:
         self.restarts += 1
         if self._closing:
             return
-        self._runner.restart()
+        try:
+            self._runner.restart()
+        except Exception as error:
+            self._failure, self.is_restarting = f"{reason} It cannot be started again: {error}", False
+            _logger.exception("The generation thread cannot be started again.")
+            return
         self._progress = (self._runner.steps, time.monotonic())
         self._failure, self.is_restarting = None, False
 
