@@ -2,9 +2,10 @@
 
 An operation on several CPUs wakes workers and waits for them, some two hundred times a step. Workers that spin
 meanwhile save a sixth of a step of a small model, as long as nothing else wants their CPU: with one other busy process
-on the machine the same step takes ten times longer, since everybody waits, spinning, for a worker that does not run.
-libgomp decides by a count: while a process has no more OpenMP threads than CPUs, workers spin for some milliseconds,
-else they sleep at once. So sleeping is made sure of by one idle set of workers, and spinning by leaving none behind.
+on the machine the same step takes two to forty times longer, since everybody waits, spinning, for a worker that does
+not run. libgomp decides by a count, anew at each wait: while a process has no more OpenMP threads than CPUs, workers
+spin for some milliseconds, else they sleep at once. So sleeping is made sure of by one idle set of workers, and
+spinning by leaving none behind.
 
 Other OpenMP libraries are left alone.
 """
@@ -15,6 +16,7 @@ import ctypes
 import functools
 import logging
 import threading
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +24,7 @@ import torch
 _logger = logging.getLogger(__name__)
 
 _PAUSE_HARD = 2  # omp_pause_hard
+_PATIENCE_S = 5.0
 _LARGE = 1 << 20  # elements that torch divides among all threads
 
 
@@ -46,25 +49,31 @@ def use_threads(count: int) -> None:
 
 
 class IdleWorkers:
-    """Workers that never do anything, so that all others of the process sleep between operations."""
+    """Workers that never do anything: while they are there, all others of the process sleep between operations."""
 
-    def __init__(self, wanted: bool = True) -> None:
-        """Start them, where they are wanted and have a meaning."""
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
-        if wanted and can_use_threads() and torch.get_num_threads() > 1:
-            self._thread = threading.Thread(target=self._idle, name="llm-engine-idle-workers", daemon=True)
-            self._thread.start()
+    def __init__(self) -> None:
+        """None are there yet."""
+        self._ending: threading.Event | None = None
 
-    def close(self) -> None:
-        """End them."""
-        self._closing.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout=5.0)
+    def start(self) -> None:
+        """Have them, where they have a meaning."""
+        if self._ending is None and can_use_threads() and torch.get_num_threads() > 1:
+            self._ending, there = threading.Event(), threading.Event()
+            idle = partial(_idle, there, self._ending)
+            threading.Thread(target=idle, name="llm-engine-idle-workers", daemon=True).start()
+            there.wait(_PATIENCE_S)
 
-    def _idle(self) -> None:
-        torch.zeros(_LARGE).add_(1)
-        self._closing.wait()
+    def stop(self) -> None:
+        """End them; they are gone a moment later."""
+        if self._ending is not None:
+            self._ending.set()
+            self._ending = None
+
+
+def _idle(there: threading.Event, ending: threading.Event) -> None:
+    torch.zeros(_LARGE).add_(1)
+    there.set()
+    ending.wait()
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """Linear layers on weights that oneDNN has packed once, which many CPUs multiply much faster than `nn.Linear`.
 
 The two operators are those that torch's own compiler emits for frozen models. They are not public: they are looked
-for, compared with `nn.Linear`, timed on the model's own largest layer, and left alone wherever any of this says so.
+for, compared with `nn.Linear`, timed on the model's own layers, and left alone wherever any of this says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlflow_llm_plugins.generation.openmp import use_threads
 from mlflow_llm_plugins.generation.timing import fastest, in_thread_of_its_own
 from mlflow_llm_plugins.hardware import available_memory_bytes
 
@@ -23,11 +22,13 @@ _logger = logging.getLogger(__name__)
 
 _PACKED_FOR_ROWS = 16  # serves every number of rows; packing for one row is slower from four rows on
 _FILLED_UP = 4  # rows for which oneDNN has a kernel that can be faster than the one for a single row
+_MORE_THAN_A_CACHE = 16 << 20  # bytes; a core's own cache, that is
 _FASTER = 0.9  # the time of packed weights may be this share of the others', or it is not worth it
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative to the largest output
 _TIED_SHARE = 0.25  # of the free memory, which a packed copy of weights that stay as they are may take
 
 Place = tuple[nn.Module, str]  # a layer, as its parent and its name there
+Kind = tuple[tuple[int, ...], torch.dtype, bool]  # of a layer: its shape, type, and whether it has no bias
 
 
 class PackedLinear(nn.Module):
@@ -69,7 +70,8 @@ def pack_linear_layers(model: Any, wanted: bool | None) -> int:
 
     Args:
         model: Changed in place.
-        wanted: None measures first; True packs where packed layers are right, however fast; False does nothing.
+        wanted: None measures each shape of layer first; True packs where packed layers are right, however fast; False
+            does nothing.
 
     Returns:
         How many layers were replaced.
@@ -77,20 +79,23 @@ def pack_linear_layers(model: Any, wanted: bool | None) -> int:
     if wanted is False or model.device.type != "cpu":
         return 0
     places = [(parent, name) for parent in model.modules() for name in _dense_layers(parent)]
-    if not places or not _is_right(places) or not _hides_its_weights(model, places):
+    samples = _samples(places)
+    if not samples or not all(map(_give_the_same, samples.values())) or not _hides_its_weights(model, places):
         return 0
-    min_rows = in_thread_of_its_own(partial(_best_min_rows, _largest(places)))
-    if min_rows is None and wanted is None:
-        return 0
+    min_rows = {kind: in_thread_of_its_own(partial(_best_min_rows, layers)) for kind, layers in samples.items()}
+    del samples  # it keeps layers alive
     shared = _shared_weights(model)
     replaced = 0
     for parent, name in places:  # without a reference to the layers, so that each is freed when it is replaced
+        best = min_rows[_kind(getattr(parent, name))]
+        if best is None and wanted is None:
+            continue
         weight = getattr(parent, name).weight
         if id(weight) not in shared or _has_room_for(weight):
-            setattr(parent, name, PackedLinear(getattr(parent, name), min_rows or 1))
+            setattr(parent, name, PackedLinear(getattr(parent, name), best or 1))
             replaced += 1
         del weight
-    _logger.info("%d linear layers run on packed weights.", replaced)
+    _logger.info("%d of %d linear layers run on packed weights.", replaced, len(places))
     return replaced
 
 
@@ -103,9 +108,19 @@ def _dense_layers(parent: nn.Module) -> list[str]:
     ]
 
 
-def _largest(places: Sequence[Place]) -> nn.Linear:
-    layer: nn.Linear = max((getattr(*place) for place in places), key=lambda layer: layer.weight.numel())
-    return layer
+def _samples(places: Sequence[Place]) -> dict[Kind, list[nn.Linear]]:
+    """Layers of each kind to measure: so many that their weights come from where a whole model's come from."""
+    samples: dict[Kind, list[nn.Linear]] = {}
+    for place in places:
+        layer: nn.Linear = getattr(*place)
+        layers = samples.setdefault(_kind(layer), [])
+        if len(layers) * layer.weight.nbytes < _MORE_THAN_A_CACHE:
+            layers.append(layer)
+    return samples
+
+
+def _kind(layer: nn.Linear) -> Kind:
+    return tuple(layer.weight.shape), layer.weight.dtype, layer.bias is None
 
 
 class _WithoutWeight(nn.Module):
@@ -158,14 +173,9 @@ def _pack(linear: nn.Linear) -> torch.Tensor:
     return packed
 
 
-def _is_right(places: Sequence[Place]) -> bool:
-    """Whether packed weights give the layers' own results, for one layer of each shape."""
-    layers = [getattr(*place) for place in places]
-    shapes = {(layer.weight.shape, layer.weight.dtype, layer.bias is None): layer for layer in layers}
-    return all(_gives_the_same(layer) for layer in shapes.values())
-
-
-def _gives_the_same(layer: nn.Linear) -> bool:
+def _give_the_same(layers: Sequence[nn.Linear]) -> bool:
+    """Whether packed weights give the layers' own results, for the first one."""
+    layer = layers[0]
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn((1, 3, layer.in_features), generator=generator).to(layer.weight.dtype)
     with torch.no_grad():
@@ -179,18 +189,26 @@ def _gives_the_same(layer: nn.Linear) -> bool:
     return bool(((ours - expected).abs().max() / scale) <= _TOLERANCE[layer.weight.dtype])
 
 
-def _best_min_rows(layer: nn.Linear) -> int | None:
+def _best_min_rows(layers: Sequence[nn.Linear]) -> int | None:
     """How many rows to fill up to; None where packed weights are not worth it."""
-    row, rows = (torch.randn((1, count, layer.in_features)).to(layer.weight.dtype) for count in (1, _PACKED_FOR_ROWS))
-    candidates = {1: PackedLinear(layer, 1), _FILLED_UP: PackedLinear(layer, _FILLED_UP)}
-    all_threads = torch.get_num_threads()
-    many = fastest({"packed": partial(candidates[1].forward, rows), "dense": partial(layer, rows)})
-    use_threads(1)  # where few rows are usually faster, and a busy machine is seen least
+    shape, dtype = layers[0].weight.shape, layers[0].weight.dtype
+    row, rows = (torch.randn((1, count, shape[1])).to(dtype) for count in (1, _PACKED_FOR_ROWS))
+    packed = [PackedLinear(layer) for layer in layers]
+    many = fastest({"packed": partial(_run, packed, 1, rows), "dense": partial(_run, layers, None, rows)})
     few = fastest(
-        {"dense": partial(layer, row), **{str(n): partial(one.forward, row) for n, one in candidates.items()}}
+        {
+            "dense": partial(_run, layers, None, row),
+            **{str(count): partial(_run, packed, count, row) for count in (1, _FILLED_UP)},
+        }
     )
-    use_threads(all_threads)
-    min_rows = min(candidates, key=lambda count: few[str(count)])
+    min_rows = min((1, _FILLED_UP), key=lambda count: few[str(count)])
     ratios = (few[str(min_rows)] / few["dense"], many["packed"] / many["dense"])
-    _logger.info("Packed weights take %.2f and %.2f of the time of the others at 1 and 16 rows.", *ratios)
+    _logger.info("Packed weights %s take %.2f and %.2f of the time of others at 1 and 16 rows.", [*shape], *ratios)
     return min_rows if statistics.mean(ratios) <= _FASTER else None
+
+
+def _run(layers: Sequence[nn.Linear | PackedLinear], min_rows: int | None, rows: torch.Tensor) -> None:
+    for layer in layers:
+        if min_rows is not None:
+            layer.min_rows = min_rows
+        layer(rows)

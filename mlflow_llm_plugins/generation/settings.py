@@ -47,9 +47,10 @@ class EngineSettings(Settings):
         None,
         description="On a CPU: linear layers on packed weights; None: where a measurement at load finds it faster.",
     )
-    spin_threads: bool = Field(
-        False,
-        description="On CPUs that nothing else uses: threads spin between operations. Far slower on shared ones.",
+    spin_threads: bool | None = Field(
+        None,
+        description="On a CPU: threads spin between operations and do not sleep, which is faster, on shared CPUs far "
+        "slower. None: as long as nothing else wants the CPUs, which is looked at in each step.",
     )
     tune_allocator: bool = Field(
         True, description="On a CPU with glibc: keep large buffers mapped between steps, for the whole process."

@@ -1,7 +1,8 @@
-"""How many CPU threads a step of few tokens is divided among: for a small model one is faster than all.
+"""How many CPU threads a step is divided among, and what they do between operations.
 
-Waking the other threads for each operation can take longer than their share of the work. Where that is so is measured
-on the model's own linear layers, in a thread like the one that generates.
+Threads spin while nothing else wants their CPUs, else they sleep. Waking the sleeping ones for each operation can take
+longer than their share of the work in a step of few tokens; where that is so is measured on the model's own linear
+layers, in a thread like the one that generates.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlflow_llm_plugins.generation.openmp import can_use_threads, use_threads
+from mlflow_llm_plugins.generation.openmp import IdleWorkers, can_use_threads, use_threads
+from mlflow_llm_plugins.generation.spinning import Spinning
 from mlflow_llm_plugins.generation.timing import fastest, in_thread_of_its_own
 
 _logger = logging.getLogger(__name__)
@@ -24,35 +26,78 @@ _LAYERS = 40  # so many that their weights do not stay in a cache
 _CLEARLY = 0.95  # one thread must take at most this share of the time of all
 
 
-def use_one_thread_for_small_steps(model: Any) -> int:
-    """Measure, and let the model's forward passes of few tokens run on one thread of the thread that calls them.
+class StepThreads:
+    """Directs the threads of one model's forward passes; the engine's own model object, run by one thread."""
 
-    Args:
-        model: Gets a forward hook; the engine's own object, which only the generation thread runs.
+    def __init__(self, spin: bool | None) -> None:
+        """Threads always spin, always sleep, or (None) spin while they have their CPUs for themselves.
 
-    Returns:
-        Up to how many tokens; 0 where all threads are always faster, or cannot be directed.
-    """
-    all_threads = torch.get_num_threads()
+        Until `begin` they sleep unless they always spin, so that a busy machine disturbs no measurement.
+        """
+        self._spin = spin
+        self._idle_workers = IdleWorkers()
+        self._spinning: Spinning | None = None
+        self._hooks: list[Any] = []
+        if not spin:
+            self._idle_workers.start()
+
+    def direct(self, model: Any) -> None:
+        """Measure, and decide before each forward pass of this model from now on."""
+        threads = torch.get_num_threads()
+        if self._spin or model.device.type != "cpu" or threads == 1 or not can_use_threads():
+            return
+        limit = _one_thread_limit(model)
+        if limit:
+            _logger.info("While threads sleep, steps of at most %d tokens run on one, not on %d.", limit, threads)
+        self._spinning = Spinning(self._idle_workers, threads) if self._spin is None else None
+        step = _Step(limit, threads, self._spinning)
+        self._hooks += [
+            model.register_forward_pre_hook(step.begin, with_kwargs=True),
+            model.register_forward_hook(step.end),
+        ]
+
+    def begin(self) -> None:
+        """Look at the machine from now on; to be called when the other threads of the process have no workers."""
+        if self._spinning is not None:
+            self._spinning.begin()
+
+    def close(self) -> None:
+        """Leave the model alone, and no threads behind."""
+        for hook in self._hooks:
+            hook.remove()
+        self._idle_workers.stop()
+
+
+class _Step:
+    """The hooks around a forward pass."""
+
+    def __init__(self, limit: int, threads: int, spinning: Spinning | None) -> None:
+        self._limit = limit
+        self._threads = threads
+        self._spinning = spinning
+
+    def begin(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        spins = self._spinning is not None and self._spinning.before_step()
+        if self._limit:
+            ids = kwargs.get("input_ids")
+            few = ids is not None and ids.numel() <= self._limit
+            use_threads(1 if few and not spins else self._threads)
+
+    def end(self, model: Any, args: tuple[Any, ...], output: Any) -> None:
+        if self._spinning is not None:
+            self._spinning.after_step()
+
+
+def _one_thread_limit(model: Any) -> int:
+    """Up to how many tokens one thread is faster than several that sleep; 0 where it never is."""
     layers = _linear_layers(model)
-    if model.device.type != "cpu" or all_threads == 1 or not layers or not can_use_threads():
+    if not layers:
         return 0
     try:
-        limit = in_thread_of_its_own(partial(_measure, layers, model.dtype, all_threads))
+        return in_thread_of_its_own(partial(_measure, layers, model.dtype, torch.get_num_threads()))
     except RuntimeError as error:  # layers of several types, or with inputs of their own
         _logger.debug("Threads cannot be chosen for this model: %s", error)
         return 0
-    if limit:
-        _logger.info("Steps of at most %d tokens run on one thread, longer ones on %d.", limit, all_threads)
-        model.register_forward_pre_hook(
-            lambda _, __, kwargs: _set_threads(kwargs, limit, all_threads), with_kwargs=True
-        )
-    return limit
-
-
-def _set_threads(kwargs: dict[str, Any], limit: int, all_threads: int) -> None:
-    if "cu_seq_lens_q" in kwargs:  # of continuous batching, whose thread is the engine's own
-        use_threads(1 if kwargs["input_ids"].shape[-1] <= limit else all_threads)
 
 
 def _linear_layers(model: Any) -> list[nn.Module]:

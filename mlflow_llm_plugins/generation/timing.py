@@ -12,6 +12,7 @@ import torch
 Result = TypeVar("Result")
 
 _ROUNDS = 7
+_PATIENCE_S = 600.0
 
 
 def fastest(actions: Mapping[str, Callable[[], object]]) -> dict[str, float]:
@@ -27,7 +28,11 @@ def fastest(actions: Mapping[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def in_thread_of_its_own(measure: Callable[[], Result]) -> Result:
-    """What `measure` returns; its operations have workers of their own, as those of a generation thread have."""
+    """What `measure` returns; its operations have workers of their own, as those of a generation thread have.
+
+    Raises:
+        RuntimeError: It does not return, or raises one.
+    """
     results: list[Result] = []
     errors: list[BaseException] = []
 
@@ -39,7 +44,9 @@ def in_thread_of_its_own(measure: Callable[[], Result]) -> Result:
 
     thread = threading.Thread(target=run, name="llm-engine-timing", daemon=True)
     thread.start()
-    thread.join()
+    thread.join(_PATIENCE_S)
     if errors:
         raise errors[0]
+    if not results:
+        raise RuntimeError(f"A measurement at load did not end within {_PATIENCE_S:.0f} s.")
     return results[0]

@@ -28,7 +28,7 @@ from mlflow_llm_plugins.generation.continuous import ContinuousRunner
 from mlflow_llm_plugins.generation.encoding import Encoder
 from mlflow_llm_plugins.generation.engine import ChoiceScores, EngineState, EngineStats, Text
 from mlflow_llm_plugins.generation.open_requests import OpenRequests
-from mlflow_llm_plugins.generation.openmp import IdleWorkers, release_workers
+from mlflow_llm_plugins.generation.openmp import release_workers
 from mlflow_llm_plugins.generation.packed_linear import pack_linear_layers
 from mlflow_llm_plugins.generation.padded import PaddedRunner
 from mlflow_llm_plugins.generation.probe import probe_failure
@@ -37,7 +37,7 @@ from mlflow_llm_plugins.generation.runner import Runner
 from mlflow_llm_plugins.generation.scoring import Scorer
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.generation.softcap import support_softcap
-from mlflow_llm_plugins.generation.step_threads import use_one_thread_for_small_steps
+from mlflow_llm_plugins.generation.step_threads import StepThreads
 from mlflow_llm_plugins.generation.stream import TokenStream
 from mlflow_llm_plugins.generation.threads import set_threads
 from mlflow_llm_plugins.generation.twin import CacheShape, inspect_cache, make_twin
@@ -60,7 +60,7 @@ class TransformersEngine:
         admission: Admission,
         scorer: Scorer,
         settings: EngineSettings,
-        idle_workers: IdleWorkers,
+        step_threads: StepThreads,
     ) -> None:
         """Put the parts together; `open_continuous` and `open_padded` build them."""
         self._runner = runner
@@ -72,7 +72,7 @@ class TransformersEngine:
         self._watchdog = Watchdog(runner, self._open, settings.step_timeout_s, settings.max_restarts)
         self._closed = self._draining = False
         # The threads must not hold the engine, which is collected when nobody uses it.
-        self._finalizer = weakref.finalize(self, _shut_down, self._watchdog, self._open, runner, idle_workers)
+        self._finalizer = weakref.finalize(self, _shut_down, self._watchdog, self._open, runner, step_threads)
 
     @property
     def tokenizer(self) -> Any:
@@ -171,12 +171,12 @@ class TransformersEngine:
         return row
 
 
-def _shut_down(watchdog: Watchdog, open_requests: OpenRequests, runner: Runner, idle_workers: IdleWorkers) -> None:
+def _shut_down(watchdog: Watchdog, open_requests: OpenRequests, runner: Runner, step_threads: StepThreads) -> None:
     watchdog.close()
     for stream in open_requests.all():
         stream.fail(EngineUnavailableError("The engine was closed."))
     runner.close()
-    idle_workers.close()
+    step_threads.close()
 
 
 def _refuse_bare_string(method: str, name: str, value: Any) -> None:
@@ -188,28 +188,28 @@ def _refuse_bare_string(method: str, name: str, value: Any) -> None:
 
 def open_continuous(model: Any, tokenizer: Any, settings: EngineSettings) -> TransformersEngine:
     """The engine on continuous batching where that is right for the model, else on padded `generate`."""
-    with _prepared(model, tokenizer, settings) as idle_workers:
+    with _prepared(model, tokenizer, settings) as step_threads:
         shape = inspect_cache(model)
         twin = make_twin(model)
         reason = why_not_paged(model)
         if reason is None:
-            opened = _try_continuous(model, twin, tokenizer, settings, shape, idle_workers)
+            opened = _try_continuous(model, twin, tokenizer, settings, shape, step_threads)
             if isinstance(opened, TransformersEngine):
                 return opened
             reason = opened
         _logger.warning("Generation runs in padded batches instead of continuous batching: %s.", reason.rstrip("."))
         # A failed try can leave its marks on the model, not on the twin.
-        return _open_padded(twin, tokenizer, settings, shape, idle_workers)
+        return _open_padded(twin, tokenizer, settings, shape, step_threads)
 
 
 def open_padded(model: Any, tokenizer: Any, settings: EngineSettings) -> TransformersEngine:
     """The engine on padded `generate`, for any causal model."""
-    with _prepared(model, tokenizer, settings) as idle_workers:
-        return _open_padded(model, tokenizer, settings, inspect_cache(model), idle_workers)
+    with _prepared(model, tokenizer, settings) as step_threads:
+        return _open_padded(model, tokenizer, settings, inspect_cache(model), step_threads)
 
 
 @contextmanager
-def _prepared(model: Any, tokenizer: Any, settings: EngineSettings) -> Iterator[IdleWorkers]:
+def _prepared(model: Any, tokenizer: Any, settings: EngineSettings) -> Iterator[StepThreads]:
     """Check the parts and set up process and model; the engine that is opened inside closes the workers."""
     refuse_other_tasks(model)
     refuse_slow_tokenizer(tokenizer)
@@ -218,13 +218,14 @@ def _prepared(model: Any, tokenizer: Any, settings: EngineSettings) -> Iterator[
     if settings.tune_allocator and model.device.type == "cpu":
         tune_allocator()
     model.eval()
-    idle_workers = IdleWorkers(wanted=not settings.spin_threads)
+    step_threads = StepThreads(settings.spin_threads)
     try:
         with _own_workers_released():
             pack_linear_layers(model, settings.packed_weights)
-            yield idle_workers
+            yield step_threads
+        step_threads.begin()
     except BaseException:
-        idle_workers.close()
+        step_threads.close()
         raise
 
 
@@ -238,15 +239,16 @@ def _own_workers_released() -> Iterator[None]:
 
 
 def _open_padded(
-    model: Any, tokenizer: Any, settings: EngineSettings, shape: CacheShape, idle_workers: IdleWorkers
+    model: Any, tokenizer: Any, settings: EngineSettings, shape: CacheShape, step_threads: StepThreads
 ) -> TransformersEngine:
     admission = _admission(model, tokenizer, settings, cache_tokens=None)
     context = admission.max_context_length
     scorer = Scorer(
         make_twin(model), can_branch=shape.is_plain_attention, max_length=context, max_cached_tokens=context
     )
+    step_threads.direct(model)
     runner = PaddedRunner(model, settings, context)
-    return TransformersEngine(runner, tokenizer, admission, scorer, settings, idle_workers)
+    return TransformersEngine(runner, tokenizer, admission, scorer, settings, step_threads)
 
 
 def _try_continuous(
@@ -255,7 +257,7 @@ def _try_continuous(
     tokenizer: Any,
     settings: EngineSettings,
     shape: CacheShape,
-    idle_workers: IdleWorkers,
+    step_threads: StepThreads,
 ) -> TransformersEngine | str:
     """The engine, or why continuous batching cannot serve this model."""
     context = context_length(model, settings)
@@ -269,8 +271,7 @@ def _try_continuous(
         max_cached_tokens=int(_PREFIX_SHARE * cache.tokens),
     )
     failure = "it was not tried"
-    if not settings.spin_threads:
-        use_one_thread_for_small_steps(model)
+    step_threads.direct(model)
     tries = [True, False] if settings.per_request_attention and can_attend_per_request(model) else [False]
     for per_request_attention in tries:
         try:
@@ -281,7 +282,7 @@ def _try_continuous(
         problem = probe_failure(runner, scorer, tokenizer, admission, settings.max_batch_tokens, exact=is_exact(model))
         if problem is None:
             _logger.info("Continuous batching with a KV cache of %s, context %d tokens.", cache, context)
-            return TransformersEngine(runner, tokenizer, admission, scorer, settings, idle_workers)
+            return TransformersEngine(runner, tokenizer, admission, scorer, settings, step_threads)
         runner.close()
         failure = problem
         if per_request_attention:

@@ -79,16 +79,18 @@ def test_a_thread_may_use_fewer_than_the_others(threads_before):
     assert torch.get_num_threads() == 2
 
 
-def test_idle_workers_end_when_they_are_closed(threads_before):
+def test_idle_workers_come_and_go(threads_before):
     idle = IdleWorkers()
-    assert threads_become(threads_before + 2)
-    idle.close()
-    assert threads_become(threads_before)
-    IdleWorkers(wanted=False).close()
-    assert threads_become(threads_before)
+    idle.stop()
+    for _ in range(2):
+        idle.start()
+        idle.start()
+        assert threads_become(threads_before + 2)
+        idle.stop()
+        assert threads_become(threads_before)
 
 
-@pytest.mark.parametrize("spin", [True, False])
+@pytest.mark.parametrize("spin", [True, False, None])
 def test_an_engine_and_scoring_from_many_threads_leave_no_workers_behind(spin):
     settings = SMALL.model_copy(update={"spin_threads": spin})
     counts = []

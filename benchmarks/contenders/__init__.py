@@ -1,0 +1,23 @@
+"""The engines under test: each is opened for one load, runs it, and tells when its tokens came.
+
+To add one: a class with `run` and `close`, and a row in `CONTENDERS`. Everything heavy is imported when it is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.contenders.contender import Contender, Task, Tick, Trace
+from benchmarks.contenders.generate import Generate
+from benchmarks.contenders.ours import Ours
+from benchmarks.contenders.stock import Stock
+from benchmarks.contenders.vllm import Vllm
+
+CONTENDERS: dict[str, Callable[[Task], Contender]] = {
+    "ours": Ours,
+    "stock": Stock,
+    "generate": Generate,
+    "vllm": Vllm,
+}
+
+__all__ = ["CONTENDERS", "Contender", "Task", "Tick", "Trace"]
