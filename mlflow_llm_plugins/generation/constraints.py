@@ -10,7 +10,7 @@ import copy
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,15 @@ from mlflow_llm_plugins.generation.requests import Constraint, ConstraintKind
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
+Bits = NDArray[np.int32]  # [words] a bit for each token, lowest first
+
 _MAX_CHARACTERS = 2**18  # of a form; each step takes time in proportion to the longest text that a form prescribes
 _MAX_SYMBOLS = 30_000  # of a grammar: about 3000 optional properties, a second to compile; that grows with the square
 _RECENT = 16  # forms kept compiled: rows of one table and calls of one program ask for the same
 _LONGEST_REASON = 300
 _END = "<|end of a constrained answer|>"
+_WORD = 32  # bits; llguidance's masks are words of so many
+_BYTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")  # [256, 8] their bits
 _JSON_OPTIONS: Any = {
     "whitespace_flexible": False,  # a weak model pads for ever where it may
     "lenient": False,  # or a schema's "x-guidance" could have keywords ignored
@@ -53,23 +57,15 @@ class ConstraintMatcher:
     def __init__(self, matcher: LLMatcher, tables: _Tables, eos_token_ids: Iterable[int]) -> None:
         """Begin an answer."""
         self._matcher = matcher
-        self._vocab_size = tables.vocab_size
-        self._special_ids = tables.special_ids
-        self._end_ids = _ids_below(tables.vocab_size, eos_token_ids)
-        self._bits = np.zeros((tables.width + 31) // 32, np.int32)
+        self._ends = tables.bits_of(eos_token_ids)
+        self._text = tables.text & ~self._ends
+        self.bits = np.zeros_like(self._ends)  # whether a token may come next
         self.failure = self._look_ahead()  # why no token may come next, or ""
 
     @property
     def is_finished(self) -> bool:
         """Whether the answer is complete and no token may follow but an end token."""
         return self._is_finished
-
-    def allowed(self) -> torch.Tensor:
-        """[vocab] bool, on the CPU: the tokens that may come next; end tokens where the answer may end here.
-
-        Not to be changed. No token is allowed where the answer is finished and the request has no end tokens.
-        """
-        return torch.from_numpy(self._allowed)
 
     def accept(self, token_id: int) -> None:
         """Note the token that was picked; one of `allowed`, and no end token.
@@ -84,18 +80,34 @@ class ConstraintMatcher:
             raise GenerationError(f"The constrained answer broke off: {self.failure}.")
 
     def _look_ahead(self) -> str:
-        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._matcher.unsafe_compute_mask_ptr(self.bits.ctypes.data, self.bits.nbytes)
         if self._matcher.is_error():
             return _reason(self._matcher.get_error())
-        bits = np.unpackbits(self._bits.view(np.uint8), count=self._vocab_size, bitorder="little")  # [vocab]
-        allowed: NDArray[np.bool_] = bits.view(np.bool_)
-        allowed[self._special_ids] = False  # also those that a Lark grammar names: no text has them
-        allowed[self._end_ids] = False
+        self.bits &= self._text  # not special tokens, also those that a Lark grammar names: no text has them
+        self._is_finished = not self.bits.any()
         may_end = self._matcher.is_accepting()
-        self._is_finished = not allowed.any()
-        allowed[self._end_ids] = may_end
-        self._allowed = allowed
+        if may_end:
+            self.bits |= self._ends
         return "" if may_end or not self._is_finished else _NOTHING_FITS
+
+
+def masks_of(matchers: Sequence[ConstraintMatcher], like: torch.Tensor) -> torch.Tensor:
+    """What to add to logits: 0 for tokens that may come next, end tokens where the answer may end here, else -inf.
+
+    A row forbids all tokens where its answer is finished and the request has no end tokens.
+
+    Args:
+        matchers: One for each row.
+        like: Logits, [..., vocab].
+
+    Returns:
+        [rows, vocab] with type and device of the logits. By a table of all bytes: several times faster than choosing
+        by a mask of booleans, most of all where they change often.
+    """
+    table = torch.from_numpy(np.where(_BYTES, 0.0, -np.inf)).to(like)  # [256, 8]
+    bits = np.stack([matcher.bits for matcher in matchers]).view(np.uint8)  # [rows, bytes]
+    rows = torch.nn.functional.embedding(torch.from_numpy(bits).to(like.device, torch.int32), table)
+    return rows.flatten(1)[:, : like.shape[-1]]
 
 
 class ConstraintCompiler:
@@ -137,9 +149,12 @@ class ConstraintCompiler:
 @dataclass(frozen=True, slots=True)
 class _Tables:
     compiled: Callable[[ConstraintKind, str | tuple[str, ...]], LLMatcher]  # nothing is consumed by what it gives
-    width: int  # of llguidance's masks; beyond the logits where the tokenizer has more tokens
+    text: Bits  # the tokens that text can have: no special ones, and none without a logit
     vocab_size: int  # width of the logits
-    special_ids: NDArray[np.int64]  # [special], below vocab_size
+
+    def bits_of(self, token_ids: Iterable[int]) -> Bits:
+        """Those of the tokens that have a logit."""
+        return _bits_of(token_ids, self.vocab_size, len(self.text))
 
 
 def _build_tables(tokenizer: Any, vocab_size: int) -> _Tables:
@@ -161,8 +176,10 @@ def _build_tables(tokenizer: Any, vocab_size: int) -> _Tables:
         reason = _reason(str(error))
         raise UnsupportedFeatureError(f"Constrained output is not supported with this tokenizer: {reason}.") from error
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special_ids = _ids_below(vocab_size, {*special, *tokenizer.all_special_ids, end})
-    return _Tables(lru_cache(_RECENT)(partial(_compile, tables)), width, vocab_size, special_ids)
+    words = (width + _WORD - 1) // _WORD
+    specials = _bits_of({*special, *tokenizer.all_special_ids, end}, vocab_size, words)
+    text = _bits_of(range(vocab_size), vocab_size, words) & ~specials
+    return _Tables(lru_cache(_RECENT)(partial(_compile, tables)), text, vocab_size)
 
 
 def _compile(tokenizer: LLTokenizer, kind: ConstraintKind, value: str | tuple[str, ...]) -> LLMatcher:
@@ -259,5 +276,7 @@ def _reason(text: str) -> str:
     return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 3] + "..."
 
 
-def _ids_below(vocab_size: int, token_ids: Iterable[int]) -> NDArray[np.int64]:
-    return np.array(sorted(token_id for token_id in token_ids if 0 <= token_id < vocab_size), np.int64)
+def _bits_of(token_ids: Iterable[int], vocab_size: int, words: int) -> Bits:
+    flags = np.zeros(words * _WORD, np.bool_)
+    flags[[token_id for token_id in token_ids if 0 <= token_id < vocab_size]] = True
+    return np.packbits(flags, bitorder="little").view(np.int32)

@@ -4,9 +4,9 @@ Meaning and order of the truncations are transformers': logits / temperature, th
 the tokens above some probability, so tokens that are exactly as probable as the last one kept stay as well.
 
 A draw is the inverse of the cumulative distribution in order of the token ids, in float64, at a uniform number that
-depends on the row alone. Truncation looks at the best few tokens. Where a nucleus (top_p) has more of them than
-`_CANDIDATES`, as in flat distributions, the draw is made from all tokens and repeated until it falls into the nucleus,
-which gives the same distribution. Nothing that a row gets depends on its neighbours.
+depends on the row alone. Truncation looks at the best few tokens. Where a nucleus (top_p) has more of them, the draw
+is made from all tokens and repeated until it falls into the nucleus, which gives the same distribution. Nothing that a
+row gets depends on its neighbours.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Protocol
 
 import torch
 
-_FIRST_LOOK = 64  # tokens; most nuclei are smaller
-_CANDIDATES = 512  # the widest nucleus that is written out
+_LOOKS = (64, 512)  # tokens; most nuclei are smaller. In wide rows the second look takes longer than a draw from all
 _WIDEN = 8  # for ties that reach beyond what was looked at
 _BLOCK = 128  # columns that wide rows are divided into
 _WIDE = 16_384  # columns from which the detour over blocks is faster
@@ -48,17 +47,22 @@ class Draw(Protocol):
         """A number in [0, 1), the same at each call."""
 
 
-def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+def draw(logits: torch.Tensor, draws: Sequence[Draw], probabilities: torch.Tensor | None = None) -> torch.Tensor:
     """Draw from each row.
 
     Args:
         logits: [rows, vocab], float32; -inf is never drawn, every row has something finite. Not changed.
         draws: One for each row.
+        probabilities: The softmax of the logits where it is known, which saves work if all temperatures are 1.
 
     Returns:
         [rows] token ids, int64.
     """
-    probabilities = _scaled(logits, draws).softmax(-1)  # [rows, vocab]
+    temperatures = [one.temperature for one in draws]
+    if any(temperature != 1 for temperature in temperatures):
+        probabilities = (logits / _column(temperatures, logits)).softmax(-1)
+    elif probabilities is None:
+        probabilities = logits.softmax(-1)
     vocab = logits.shape[1]
     by_rank = [row for row, one in enumerate(draws) if _ranks(one, vocab)]
     by_mass = [row for row, one in enumerate(draws) if row not in by_rank and (one.top_p or 1.0) < 1.0]
@@ -66,7 +70,7 @@ def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     tokens = torch.empty(len(draws), dtype=torch.long, device=logits.device)
     for rows, method in ((by_rank, _draw_by_rank), (by_mass, _draw_by_mass), (from_all, _draw_from_all)):
         if rows:
-            tokens[rows] = method(_take(probabilities, rows), [draws[row] for row in rows])
+            tokens[rows] = method(take(probabilities, rows), [draws[row] for row in rows])
     return tokens
 
 
@@ -97,11 +101,6 @@ def argmax(values: torch.Tensor) -> torch.Tensor:
     return block * _BLOCK + inside.argmax(-1)
 
 
-def _scaled(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    temperatures = [one.temperature for one in draws]
-    return logits if all(t == 1 for t in temperatures) else logits / _column(temperatures, logits)
-
-
 def _draw_from_all(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     return _inverse_cdf(_above_min_p(probabilities, draws), [one.uniform() for one in draws])
 
@@ -120,29 +119,29 @@ def _draw_by_rank(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.T
 
 def _draw_by_mass(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     """Rows with top_p and without top_k: from the best tokens where these hold the nucleus."""
-    tokens, complete, values = _draw_from_best(probabilities, draws, _FIRST_LOOK)
-    reachable = values.sum(-1) + (_CANDIDATES - _FIRST_LOOK) * values[:, -1]  # mass that a second look could find
-    may_fit = (reachable >= _top_p(draws, values)[:, 0]).tolist()
-    narrow = [row for row in range(len(draws)) if may_fit[row] and not complete[row]]
-    if narrow:
-        second, fits, _ = _draw_from_best(_take(probabilities, narrow), [draws[row] for row in narrow], _CANDIDATES)
-        tokens[narrow] = second
-        for row, whole in zip(narrow, fits, strict=True):
-            complete[row] = whole
-    wide = [row for row, whole in enumerate(complete) if not whole]
-    if wide:
-        tokens[wide] = _draw_until_kept(_take(probabilities, wide), [draws[row] for row in wide])
+    tokens = torch.empty(len(draws), dtype=torch.long, device=probabilities.device)
+    best = probabilities.amax(-1)
+    wanted = _column([one.top_p or 1.0 for one in draws], best)[:, 0]
+    pending = list(range(len(draws)))
+    for width in _LOOKS if probabilities.shape[1] < _WIDE else _LOOKS[:1]:
+        may_fit = (width * best >= wanted).tolist()
+        looked = [row for row in pending if may_fit[row]]
+        if looked:
+            some = [draws[row] for row in looked]
+            tokens[looked], complete = _draw_from_best(take(probabilities, looked), some, width)
+            done = {row for row, whole in zip(looked, complete, strict=True) if whole}
+            pending = [row for row in pending if row not in done]
+    if pending:
+        tokens[pending] = _draw_until_kept(take(probabilities, pending), [draws[row] for row in pending])
     return tokens
 
 
-def _draw_from_best(
-    probabilities: torch.Tensor, draws: Sequence[Draw], width: int
-) -> tuple[torch.Tensor, list[bool], torch.Tensor]:
-    """A draw from the `width` best tokens, whether these hold all that is kept, and their probabilities."""
+def _draw_from_best(probabilities: torch.Tensor, draws: Sequence[Draw], width: int) -> tuple[torch.Tensor, list[bool]]:
+    """A draw from the `width` best tokens, and whether these hold all that is kept."""
     values, ids = top(probabilities, width)
     kept = _kept(values, draws, probabilities.shape[1])
     complete = _is_complete(values, kept) | (values.shape[1] == probabilities.shape[1])
-    return _draw_from_candidates(values, ids, kept, draws), complete.tolist(), values
+    return _draw_from_candidates(values, ids, kept, draws), complete.tolist()
 
 
 def _draw_until_kept(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
@@ -150,7 +149,7 @@ def _draw_until_kept(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torc
     tokens = torch.empty(len(draws), dtype=torch.long, device=probabilities.device)
     missing = list(range(len(draws)))
     for attempt in range(_ATTEMPTS):
-        rows, some = _take(probabilities, missing), [draws[row] for row in missing]
+        rows, some = take(probabilities, missing), [draws[row] for row in missing]
         drawn = _inverse_cdf(_above_min_p(rows, some), [one.uniform(attempt) for one in some])
         better = _mass_above(rows, rows.gather(1, drawn[:, None]))
         kept = (better < _top_p(some, rows)).flatten().tolist()
@@ -159,7 +158,7 @@ def _draw_until_kept(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torc
         missing = [row for i, row in enumerate(missing) if not kept[i]]
         if not missing:
             return tokens
-    rows, some = _take(probabilities, missing), [draws[row] for row in missing]
+    rows, some = take(probabilities, missing), [draws[row] for row in missing]
     weights = _above_min_p(rows, some).masked_fill(rows < _edge(rows, _top_p(some, rows)), 0)
     tokens[missing] = _inverse_cdf(weights, [one.uniform(_ATTEMPTS) for one in some])
     return tokens
@@ -177,8 +176,9 @@ def _edge(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
 
 
 def _mass_above(probabilities: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
-    """[rows, 1] mass of the tokens above `floor`, [rows, 1]."""
-    return torch.where(probabilities > floor, probabilities, 0).sum(-1, keepdim=True)
+    """[rows, 1] mass of the tokens above `floor`, [rows, 1]; arithmetic is twice as fast as a choice by a mask."""
+    above = (probabilities - floor).sign_().clamp_(min=0)
+    return above.mul_(probabilities).sum(-1, keepdim=True)
 
 
 def _ranks(one: Draw, vocab: int) -> bool:
@@ -232,7 +232,7 @@ def _inverse_cdf(weights: torch.Tensor, uniforms: Sequence[float]) -> torch.Tens
         return _first_above(cumulative, uniform * cumulative[:, -1:], weights)
     rows = torch.arange(len(weights), device=weights.device)
     blocks = _in_blocks(weights, 0.0)
-    sums = blocks.sum(-1, dtype=torch.float64)
+    sums = blocks.sum(-1).double()  # float32 within a block, whose values have no more digits than that
     cumulative = sums.cumsum(-1)
     threshold = uniform * cumulative[:, -1:]
     block = _first_above(cumulative, threshold, sums)
@@ -257,7 +257,7 @@ def _in_blocks(values: torch.Tensor, padding: float) -> torch.Tensor:
     return padded.reshape(len(values), -1, _BLOCK)
 
 
-def _take(values: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+def take(values: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     return values if len(rows) == len(values) else values[list(rows)]
 
 

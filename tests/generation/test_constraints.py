@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlflow_llm_plugins.errors import GenerationError, InvalidInputError, UnsupportedFeatureError
 from mlflow_llm_plugins.generation import Constraint
-from mlflow_llm_plugins.generation.constraints import ConstraintCompiler
+from mlflow_llm_plugins.generation.constraints import ConstraintCompiler, masks_of
 from tests.models import BOS_ID, EOS_ID, FIRST_BYTE_ID, FIRST_UNUSED_ID, VOCAB_SIZE, byte_tokenizer
 
 LOGITS = VOCAB_SIZE + 44  # wider than the tokenizer, and no multiple of 32
@@ -104,8 +104,12 @@ def ids(text):
     return TOKENIZER(text, add_special_tokens=False, split_special_tokens=True).input_ids
 
 
-def allowed_ids(m):
-    return m.allowed().nonzero()[:, 0].tolist()
+def allowed(m, width=LOGITS):
+    return masks_of([m], torch.zeros(width))[0] == 0
+
+
+def allowed_ids(m, width=LOGITS):
+    return allowed(m, width).nonzero()[:, 0].tolist()
 
 
 def any_of_them(seed):
@@ -121,7 +125,7 @@ def by_logits(seed):
 
     def pick(m):
         logits = 4 * torch.randn(LOGITS, generator=generator)
-        logits[~m.allowed()] = -torch.inf
+        logits[~allowed(m)] = -torch.inf
         if not temperature:
             return int(logits.argmax())
         return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
@@ -238,14 +242,21 @@ class TestEnds:
         tokenizer = byte_tokenizer()
         tokenizer.eos_token = None
         m = ConstraintCompiler(tokenizer, VOCAB_SIZE).matcher(Constraint("regex", "[a-z]+!"), frozenset())
-        assert allowed_ids(m) == list(range(ids("a")[0], ids("z")[0] + 1))
+        assert allowed_ids(m, VOCAB_SIZE) == list(range(ids("a")[0], ids("z")[0] + 1))
 
 
 @pytest.mark.parametrize("width", [FIRST_UNUSED_ID, VOCAB_SIZE - 1, VOCAB_SIZE, VOCAB_SIZE + 1, 4096])
-def test_what_is_allowed_is_as_wide_as_the_logits(width):
-    m = ConstraintCompiler(byte_tokenizer(), width).matcher(Constraint("choice", ("ab",)), ENDS)
-    assert (m.allowed().shape, m.allowed().dtype) == ((width,), torch.bool)
-    assert spelt(m, "ab")
+def test_masks_are_as_wide_as_the_logits_and_add_nothing_to_what_is_allowed(width):
+    compiler = ConstraintCompiler(byte_tokenizer(), width)
+    matchers = [compiler.matcher(Constraint("choice", (text,)), ENDS) for text in ("ab", "b", "zz")]
+    matchers[1].accept(*ids("b"))
+    masks = masks_of(matchers, torch.zeros(5, width, dtype=torch.bfloat16))
+    assert (masks.shape, masks.dtype) == ((3, width), torch.bfloat16)
+    expected = torch.full((3, width), -torch.inf, dtype=torch.bfloat16)
+    for row, allowed_now in enumerate((ids("a"), sorted(ENDS), ids("z"))):
+        expected[row, allowed_now] = 0
+    assert torch.equal(masks, expected)
+    assert spelt(matchers[0], "ab")
 
 
 def test_matchers_of_one_compiler_know_nothing_of_each_other():
