@@ -12,6 +12,7 @@ row gets depends on its neighbours.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -74,10 +75,10 @@ def draw(logits: torch.Tensor, draws: Sequence[Draw], probabilities: torch.Tenso
     return tokens
 
 
-def top(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def top(values: torch.Tensor, count: int, peaks: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """The `count` largest values of each row and their columns, best first.
 
-    The largest values of a wide row lie in the blocks whose own largest values are the largest.
+    The largest values of a wide row lie in the blocks whose own largest values, the `peaks`, are the largest.
     """
     rows, width = values.shape
     count = min(count, width)
@@ -85,7 +86,8 @@ def top(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         best = values.topk(count, dim=-1)
         return best.values, best.indices
     blocks = _in_blocks(values, -torch.inf)  # [rows, blocks, _BLOCK]
-    chosen = blocks.amax(-1).topk(count, dim=-1, sorted=False).indices  # [rows, count]
+    peaks = blocks.amax(-1) if peaks is None else peaks
+    chosen = peaks.topk(count, dim=-1, sorted=False).indices  # [rows, count]
     inside = blocks.gather(1, chosen[:, :, None].expand(-1, -1, _BLOCK)).view(rows, -1)
     best = inside.topk(count, dim=-1)
     return best.values, chosen.gather(1, best.indices // _BLOCK) * _BLOCK + best.indices % _BLOCK
@@ -120,48 +122,92 @@ def _draw_by_rank(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.T
 def _draw_by_mass(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     """Rows with top_p and without top_k: from the best tokens where these hold the nucleus."""
     tokens = torch.empty(len(draws), dtype=torch.long, device=probabilities.device)
-    best = probabilities.amax(-1)
-    wanted = _column([one.top_p or 1.0 for one in draws], best)[:, 0]
+    nuclei = _Nuclei.of(probabilities, draws)
     pending = list(range(len(draws)))
     for width in _LOOKS if probabilities.shape[1] < _WIDE else _LOOKS[:1]:
-        may_fit = (width * best >= wanted).tolist()
+        may_fit = nuclei.may_fit(width)
         looked = [row for row in pending if may_fit[row]]
         if looked:
-            some = [draws[row] for row in looked]
-            tokens[looked], complete = _draw_from_best(take(probabilities, looked), some, width)
+            tokens[looked], complete = nuclei.take(looked).draw_from_best(width)
             done = {row for row, whole in zip(looked, complete, strict=True) if whole}
             pending = [row for row in pending if row not in done]
     if pending:
-        tokens[pending] = _draw_until_kept(take(probabilities, pending), [draws[row] for row in pending])
+        tokens[pending] = nuclei.take(pending).draw_until_inside()
     return tokens
 
 
-def _draw_from_best(probabilities: torch.Tensor, draws: Sequence[Draw], width: int) -> tuple[torch.Tensor, list[bool]]:
-    """A draw from the `width` best tokens, and whether these hold all that is kept."""
-    values, ids = top(probabilities, width)
-    kept = _kept(values, draws, probabilities.shape[1])
-    complete = _is_complete(values, kept) | (values.shape[1] == probabilities.shape[1])
-    return _draw_from_candidates(values, ids, kept, draws), complete.tolist()
+@dataclass(frozen=True, slots=True)
+class _Nuclei:
+    """Rows with top_p, and what their blocks of columns tell; a narrow row is one block for each token."""
 
+    probabilities: torch.Tensor  # [rows, vocab]
+    draws: Sequence[Draw]
+    top_p: torch.Tensor  # [rows, 1]
+    peaks: torch.Tensor  # [rows, blocks] the best of each
+    sums: torch.Tensor  # [rows, blocks]
 
-def _draw_until_kept(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    """Rows with a wide nucleus: at least top_p of all draws fall into it."""
-    tokens = torch.empty(len(draws), dtype=torch.long, device=probabilities.device)
-    missing = list(range(len(draws)))
-    for attempt in range(_ATTEMPTS):
-        rows, some = take(probabilities, missing), [draws[row] for row in missing]
-        drawn = _inverse_cdf(_above_min_p(rows, some), [one.uniform(attempt) for one in some])
-        better = _mass_above(rows, rows.gather(1, drawn[:, None]))
-        kept = (better < _top_p(some, rows)).flatten().tolist()
-        accepted = [i for i, inside in enumerate(kept) if inside]
-        tokens[[missing[i] for i in accepted]] = drawn[accepted]
-        missing = [row for i, row in enumerate(missing) if not kept[i]]
-        if not missing:
-            return tokens
-    rows, some = take(probabilities, missing), [draws[row] for row in missing]
-    weights = _above_min_p(rows, some).masked_fill(rows < _edge(rows, _top_p(some, rows)), 0)
-    tokens[missing] = _inverse_cdf(weights, [one.uniform(_ATTEMPTS) for one in some])
-    return tokens
+    @classmethod
+    def of(cls, probabilities: torch.Tensor, draws: Sequence[Draw]) -> _Nuclei:
+        peaks = sums = probabilities
+        if probabilities.shape[1] >= _WIDE:
+            blocks = _in_blocks(probabilities, 0.0)
+            peaks, sums = blocks.amax(-1), blocks.sum(-1)
+        return cls(probabilities, draws, _top_p(draws, probabilities), peaks, sums)
+
+    def take(self, rows: Sequence[int]) -> _Nuclei:
+        """Some of the rows."""
+        if len(rows) == len(self.draws):
+            return self
+        tensors = (self.top_p, self.peaks, self.sums)
+        top_p, peaks, sums = (take(values, rows) for values in tensors)
+        return _Nuclei(take(self.probabilities, rows), [self.draws[row] for row in rows], top_p, peaks, sums)
+
+    def may_fit(self, width: int) -> list[bool]:
+        """Which nuclei have `width` tokens or fewer, as it seems: few of the best tokens share a block."""
+        best = self.peaks.topk(min(width, self.peaks.shape[1]), dim=-1, sorted=False).values
+        fits: list[bool] = (best.sum(-1, keepdim=True) >= self.top_p).flatten().tolist()
+        return fits
+
+    def draw_from_best(self, width: int) -> tuple[torch.Tensor, list[bool]]:
+        """A draw from the `width` best tokens, and whether these hold all that is kept."""
+        values, ids = top(self.probabilities, width, self.peaks)
+        kept = _kept(values, self.draws, self.probabilities.shape[1])
+        complete = _is_complete(values, kept) | (values.shape[1] == self.probabilities.shape[1])
+        return _draw_from_candidates(values, ids, kept, self.draws), complete.tolist()
+
+    def draw_until_inside(self) -> torch.Tensor:
+        """A draw from all tokens, repeated until it falls into the nucleus, which at least top_p of all draws do."""
+        tokens = torch.empty(len(self.draws), dtype=torch.long, device=self.probabilities.device)
+        missing = list(range(len(self.draws)))
+        for attempt in range(_ATTEMPTS):
+            some = self.take(missing)
+            weights = _above_min_p(some.probabilities, some.draws)
+            uniforms = [one.uniform(attempt) for one in some.draws]
+            drawn = _inverse_cdf(weights, uniforms, some.sums if weights is some.probabilities else None)
+            inside = some.are_inside(drawn[:, None])
+            accepted = [i for i, it_is in enumerate(inside) if it_is]
+            tokens[[missing[i] for i in accepted]] = drawn[accepted]
+            missing = [row for row, it_is in zip(missing, inside, strict=True) if not it_is]
+            if not missing:
+                return tokens
+        some = self.take(missing)
+        edge = _edge(some.probabilities, some.top_p)
+        weights = _above_min_p(some.probabilities, some.draws).masked_fill(some.probabilities < edge, 0)
+        tokens[missing] = _inverse_cdf(weights, [one.uniform(_ATTEMPTS) for one in some.draws])
+        return tokens
+
+    def are_inside(self, tokens: torch.Tensor) -> list[bool]:
+        """Whether the mass above each token, [rows, 1], is less than top_p: blocks tell in most rows."""
+        floor = self.probabilities.gather(1, tokens)
+        above = (self.peaks > floor).to(self.sums.dtype)  # [rows, blocks]
+        inside = ((above * self.sums).sum(-1, keepdim=True) < self.top_p).flatten()
+        outside = ((above * self.peaks).sum(-1, keepdim=True) >= self.top_p).flatten()
+        unsure = (~(inside | outside)).nonzero()[:, 0].tolist()
+        if unsure:
+            mass = _mass_above(take(self.probabilities, unsure), floor[unsure])
+            inside[unsure] = (mass < self.top_p[unsure])[:, 0]
+        told: list[bool] = inside.tolist()
+        return told
 
 
 def _edge(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
@@ -224,16 +270,19 @@ def _above_min_p(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.Te
     return probabilities.masked_fill(probabilities < floor, 0)
 
 
-def _inverse_cdf(weights: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
-    """[rows] column of each row where the cumulative weight, in float64, first exceeds uniform * total."""
+def _inverse_cdf(weights: torch.Tensor, uniforms: Sequence[float], sums: torch.Tensor | None = None) -> torch.Tensor:
+    """[rows] column of each row where the cumulative weight, in float64, first exceeds uniform * total.
+
+    `sums` are those of the blocks of wide rows, if they are known.
+    """
     uniform = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)[:, None]
     if weights.shape[1] < _WIDE:
         cumulative = weights.double().cumsum(-1)
         return _first_above(cumulative, uniform * cumulative[:, -1:], weights)
     rows = torch.arange(len(weights), device=weights.device)
     blocks = _in_blocks(weights, 0.0)
-    sums = blocks.sum(-1).double()  # float32 within a block, whose values have no more digits than that
-    cumulative = sums.cumsum(-1)
+    sums = blocks.sum(-1) if sums is None else sums  # float32: a few values of a block have no more digits
+    cumulative = sums.double().cumsum(-1)
     threshold = uniform * cumulative[:, -1:]
     block = _first_above(cumulative, threshold, sums)
     before = cumulative[rows, block] - sums[rows, block]
