@@ -48,22 +48,19 @@ class Draw(Protocol):
         """A number in [0, 1), the same at each call."""
 
 
-def draw(logits: torch.Tensor, draws: Sequence[Draw], probabilities: torch.Tensor | None = None) -> torch.Tensor:
+def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     """Draw from each row.
 
     Args:
         logits: [rows, vocab], float32; -inf is never drawn, every row has something finite. Not changed.
         draws: One for each row.
-        probabilities: The softmax of the logits where it is known, which saves work if all temperatures are 1.
 
     Returns:
         [rows] token ids, int64.
     """
     temperatures = [one.temperature for one in draws]
-    if any(temperature != 1 for temperature in temperatures):
-        probabilities = (logits / _column(temperatures, logits)).softmax(-1)
-    elif probabilities is None:
-        probabilities = logits.softmax(-1)
+    scaled = logits if all(t == 1 for t in temperatures) else logits / _column(temperatures, logits)
+    probabilities = scaled.softmax(-1)  # [rows, vocab]
     vocab = logits.shape[1]
     by_rank = [row for row, one in enumerate(draws) if _ranks(one, vocab)]
     by_mass = [row for row, one in enumerate(draws) if row not in by_rank and (one.top_p or 1.0) < 1.0]

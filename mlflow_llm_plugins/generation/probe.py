@@ -62,7 +62,7 @@ def probe_failure(
 def _request(admission: Admission, prompt: list[int]) -> AdmittedRequest:
     new_tokens = min(_NEW_TOKENS, admission.longest_request - len(prompt))
     patient = replace(admission, timeout_s=_TIMEOUT_S, eos_token_ids=frozenset())
-    return patient.admit(GenerationRequest(prompt, max_new_tokens=new_tokens))
+    return patient.admit(GenerationRequest(prompt, max_new_tokens=new_tokens, top_logprobs=0))
 
 
 def _generate(runner: Runner, tokenizer: Any, requests: list[AdmittedRequest]) -> list[GenerationOutput]:

@@ -65,7 +65,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()  # the answer ends before the first of these
     eos_token_ids: tuple[int, ...] | None = None  # None: the model's own; (): never end by token
     stop_token_ids: tuple[int, ...] = ()  # end tokens beside those
-    top_logprobs: int = 0  # the most probable tokens that each event names, at most 128
+    top_logprobs: int | None = None  # log-probabilities of picked tokens, and of so many best ones; None: none
     timeout_s: float | None = None  # None: EngineSettings.request_timeout_s
 
     def __post_init__(self) -> None:
@@ -110,8 +110,8 @@ class GenerationRequest:
         for name in ("no_repeat_ngram_size", "min_new_tokens"):
             value = getattr(self, name)
             _require(value, value is not None and value >= 0, name, "at least 0")
-        alternatives = self.top_logprobs
-        _require(alternatives, alternatives is not None and 0 <= alternatives <= 128, "top_logprobs", "from 0 to 128")
+        asked = self.top_logprobs
+        _require(asked, asked is None or 0 <= asked <= 128, "top_logprobs", "None or from 0 to 128")
 
     def _require_bias(self) -> None:
         allowed = "a mapping of token ids to numbers from -100 to 100"
@@ -126,7 +126,7 @@ class Pick:
     """One token of an answer, before it is text."""
 
     token_id: int
-    logprob: float  # under the model's raw logits
+    logprob: float | None = None  # under the model's raw logits, where asked for
     top_logprobs: tuple[tuple[int, float], ...] = ()  # best first
     completes: bool = False  # the constraint is fulfilled, and nothing may follow
 
@@ -137,7 +137,7 @@ class TokenEvent:
 
     token_id: int
     text: str  # the text that became certain with it; "" inside a character or a possible stop string
-    logprob: float  # log-probability under the model's raw logits
+    logprob: float | None = None  # log-probability under the model's raw logits, where asked for
     top_logprobs: tuple[tuple[int, float], ...] = ()  # the most probable tokens there, best first
 
 
@@ -147,7 +147,7 @@ class GenerationOutput:
 
     text: str  # without special tokens and without the stop string
     token_ids: tuple[int, ...]  # all that were generated, an end token included
-    logprobs: tuple[float, ...]  # one for each of token_ids
+    logprobs: tuple[float, ...]  # one for each of token_ids, where asked for
     prompt_tokens: int  # without padding
     finish_reason: FinishReason
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()  # one for each of token_ids, where asked for

@@ -25,6 +25,8 @@ from mlflow_llm_plugins.generation.requests import Pick
 
 _logger = logging.getLogger(__name__)
 
+Alternatives = tuple[tuple[int, float], ...]  # token ids and log-probabilities, best first
+
 _NOTHING_LEFT = "Biases, processors or the constraint of this request allow no next token."
 _GREEDY_BELOW = 1e-5  # of the temperature: float32 could not divide by less
 
@@ -89,7 +91,7 @@ class SamplingPlan:
             assert self._history is not None
             processor(self._history, scores)
 
-    def accept(self, token_id: int, logprob: float, top_logprobs: tuple[tuple[int, float], ...]) -> None:
+    def accept(self, token_id: int, logprob: float | None = None, top_logprobs: Alternatives = ()) -> None:
         """Note a pick."""
         completes = self._advance_constraint(token_id)
         if self._history is not None:
@@ -119,18 +121,15 @@ def pick(logits: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
     Returns:
         [rows] token ids, int64, on the device of the logits.
     """
-    probabilities = logits.softmax(-1)
-    mass = logits.amax(-1) - probabilities.amax(-1).log()  # [rows] logsumexp; NaN or infinite where a row is sick
-    for plan, healthy in zip(plans, torch.isfinite(mass).tolist(), strict=True):
+    best = logits.amax(-1)  # [rows]; NaN or infinite where a row is sick
+    for plan, healthy in zip(plans, torch.isfinite(best).tolist(), strict=True):
         if not healthy:
             plan.error = GenerationError("The model produced NaN or infinite logits for this request.")
-    scores = _scores(logits, plans)
-    tokens = _choose(scores, plans, probabilities if scores is logits else None)
-    chosen = (logits.gather(1, tokens[:, None])[:, 0] - mass).tolist()
-    alternatives = _alternatives(logits, mass, plans)
+    tokens = _choose(_scores(logits, plans), plans)
+    logprobs = _logprobs(logits, best, tokens, plans)
     for row, (plan, token) in enumerate(zip(plans, tokens.tolist(), strict=True)):
         if plan.error is None:
-            _guarded(plan, plan.accept, token, chosen[row], alternatives.get(row, ()))
+            _guarded(plan, plan.accept, token, *logprobs.get(row, (None, ())))
     return tokens
 
 
@@ -185,32 +184,40 @@ def _guarded(plan: SamplingPlan, act: Any, *arguments: Any) -> Any:
     return None
 
 
-def _choose(scores: torch.Tensor, plans: Sequence[SamplingPlan], probabilities: torch.Tensor | None) -> torch.Tensor:
-    """[rows] tokens; `probabilities` are the softmax of the scores, where that is known."""
+def _choose(scores: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
     drawing = [row for row, plan in enumerate(plans) if plan.error is None and not plan.is_greedy]
     if len(drawing) == len(plans):
-        return draw(scores, plans, probabilities)
+        return draw(scores, plans)
     tokens = argmax(scores)  # NaN wins, such rows are zeroed below
     if drawing:
-        known = None if probabilities is None else probabilities[drawing]
-        tokens[drawing] = draw(scores[drawing], [plans[row] for row in drawing], known)
+        tokens[drawing] = draw(scores[drawing], [plans[row] for row in drawing])
     sick = [row for row, plan in enumerate(plans) if plan.error is not None]
     tokens[sick] = 0
     return tokens
 
 
-def _alternatives(
-    logits: torch.Tensor, mass: torch.Tensor, plans: Sequence[SamplingPlan]
-) -> dict[int, tuple[tuple[int, float], ...]]:
-    """Row -> its most probable tokens, for rows that ask for them."""
-    asking = [row for row, plan in enumerate(plans) if plan.request.options.top_logprobs and plan.error is None]
+def _logprobs(
+    logits: torch.Tensor, best: torch.Tensor, tokens: torch.Tensor, plans: Sequence[SamplingPlan]
+) -> dict[int, tuple[float, Alternatives]]:
+    """Row -> the log-probability of its token and the best tokens with theirs, for rows that ask for them."""
+    asking = [row for row, plan in enumerate(plans) if plan.request.options.top_logprobs is not None]
+    asking = [row for row in asking if plans[row].error is None]
     if not asking:
         return {}
-    values, ids = top(logits[asking], max(plans[row].request.options.top_logprobs for row in asking))
-    logprobs = (values - mass[asking][:, None]).tolist()
-    return {
-        row: tuple((token_id, logprob) for token_id, logprob in zip(of_row, own, strict=True) if logprob > -math.inf)[
-            : plans[row].request.options.top_logprobs
-        ]
-        for row, of_row, own in zip(asking, ids.tolist(), logprobs, strict=True)
-    }
+    raw = take(logits, asking)
+    # [asking, 1] logsumexp; by way of the softmax, which on some CPUs is twice as fast
+    mass = (best[asking] - raw.softmax(-1).amax(-1).log())[:, None]
+    chosen = (raw.gather(1, tokens[asking][:, None]) - mass)[:, 0].tolist()
+    alternatives = _alternatives(raw, mass, [plans[row].request.options.top_logprobs or 0 for row in asking])
+    return dict(zip(asking, zip(chosen, alternatives, strict=True), strict=True))
+
+
+def _alternatives(raw: torch.Tensor, mass: torch.Tensor, counts: Sequence[int]) -> list[Alternatives]:
+    """Of each row so many; a token that cannot come is none."""
+    if not any(counts):
+        return [() for _ in counts]
+    values, ids = top(raw, max(counts))
+    return [
+        tuple((token, logprob) for token, logprob in zip(row[:count], own[:count], strict=True) if logprob > -math.inf)
+        for row, own, count in zip(ids.tolist(), (values - mass).tolist(), counts, strict=True)
+    ]

@@ -127,7 +127,7 @@ class TokenStream:
         output = GenerationOutput(
             text="".join(self._text),
             token_ids=tuple(pick.token_id for pick in self._picks),
-            logprobs=tuple(pick.logprob for pick in self._picks),
+            logprobs=tuple(pick.logprob for pick in self._picks if pick.logprob is not None),
             prompt_tokens=len(self.request.prompt_ids),
             finish_reason=reason,
             top_logprobs=self._alternatives(),

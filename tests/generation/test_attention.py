@@ -36,7 +36,8 @@ def test_tokens_and_logprobs_of_prompts_of_all_lengths_are_those_of_a_plain_forw
     engine = open_engine(model, byte_tokenizer(), SETTINGS.model_copy(update={"per_request_attention": per_request}))
     prompts = random_prompts(*LENGTHS, seed=7)
     try:
-        streams = [engine.submit(GenerationRequest(p, max_new_tokens=40, eos_token_ids=())) for p in prompts]
+        requests = [GenerationRequest(p, max_new_tokens=40, eos_token_ids=(), top_logprobs=0) for p in prompts]
+        streams = [engine.submit(request) for request in requests]
         for prompt, stream in zip(prompts, streams, strict=True):
             output = stream.result()
             assert list(output.token_ids) == plain_greedy(reference, prompt, 40)

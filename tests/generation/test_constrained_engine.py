@@ -118,7 +118,8 @@ def test_a_choice_ends_by_itself_also_without_end_tokens_and_its_stream_is_its_t
 def test_logprobs_of_constrained_tokens_are_those_of_the_raw_logits(engine):
     free = engine.submit(GenerationRequest(PROMPT, max_new_tokens=1, top_logprobs=128, eos_token_ids=())).result()
     first = dict(free.top_logprobs[0])
-    bound = engine.submit(GenerationRequest(PROMPT, constraint=Constraint("regex", "[a-z]{3}"))).result()
+    form = Constraint("regex", "[a-z]{3}")
+    bound = engine.submit(GenerationRequest(PROMPT, constraint=form, top_logprobs=0)).result()
     if bound.token_ids[0] in first:
         assert bound.logprobs[0] == pytest.approx(first[bound.token_ids[0]], abs=1e-5)
     assert bound.logprobs[0] < free.logprobs[0]

@@ -236,12 +236,20 @@ def test_a_stop_string_ends_the_answer_before_it_and_its_end_is_never_streamed(e
     assert output.completion_tokens < 60
 
 
-def test_streamed_events_are_the_result(engine):
-    stream = engine.submit(GenerationRequest(PROMPT, max_new_tokens=30, eos_token_ids=()))
+@pytest.mark.parametrize("top_logprobs", [None, 0, 3])
+def test_streamed_events_are_the_result(engine, top_logprobs):
+    request = GenerationRequest(PROMPT, max_new_tokens=30, eos_token_ids=(), top_logprobs=top_logprobs)
+    stream = engine.submit(request)
     events = list(stream)
     output = stream.result()
     assert tuple(event.token_id for event in events) == output.token_ids
-    assert tuple(event.logprob for event in events) == output.logprobs
+    if top_logprobs is None:
+        assert {event.logprob for event in events} == {None}
+        assert output.logprobs == output.top_logprobs == ()
+    else:
+        assert len(output.logprobs) == 30
+        assert tuple(event.logprob for event in events) == output.logprobs
+        assert {len(event.top_logprobs) for event in events} == {top_logprobs}
     assert "".join(event.text for event in events) == output.text
     assert output.text == byte_tokenizer().decode(output.token_ids, skip_special_tokens=True)
     assert (output.prompt_tokens, output.completion_tokens) == (9, 30)

@@ -143,7 +143,7 @@ def test_greedy_rows_take_the_best_token_beside_sampled_ones():
 
 def test_logprobs_are_those_of_the_raw_logits_whatever_the_sampling():
     logits = torch.randn(2, 90, generator=torch.Generator().manual_seed(2))
-    plans = [plan(0.0), plan(3.0, top_k=7)]
+    plans = [plan(0.0, top_logprobs=0), plan(3.0, top_k=7, top_logprobs=0)]
     tokens = pick(logits, plans)
     for row in range(2):
         assert logprobs(plans[row]) == pytest.approx([logits[row].log_softmax(-1)[tokens[row]].item()], abs=1e-5)
@@ -259,9 +259,9 @@ HISTORY = (5, 6, 7, 5, 6, 8)
 )
 def test_penalties_are_transformers_own_over_prompt_and_answer(options, expected):
     logits = random_logits(1, 40, 4, 3)
-    of = plan(0.0, prompt=HISTORY[:2], **options)
+    of = plan(0.0, prompt=HISTORY[:2], top_logprobs=0, **options)
     for token in HISTORY[2:]:
-        of.accept(token, 0.0, ())
+        of.accept(token)
     wanted = expected(torch.tensor([HISTORY]), logits.clone())
     assert torch.equal(processed(of, logits[0]), wanted[0])
     assert pick(logits, [of]).item() == wanted.argmax().item()
@@ -272,7 +272,7 @@ def test_openai_penalties_count_the_answer_only():
     logits = random_logits(1, 40, 4)
     of = plan(0.0, prompt=(5, 5, 5), frequency_penalty=0.5, presence_penalty=-1.5)
     for token in (6, 7, 6):
-        of.accept(token, 0.0, ())
+        of.accept(token)
     expected = logits[0].clone()
     expected[6] -= 2 * 0.5 - 1.5
     expected[7] -= 0.5 - 1.5
@@ -291,6 +291,7 @@ def test_the_alternatives_are_the_best_raw_logprobs_whatever_is_picked():
     logits = random_logits(3, 300, 8, 2)
     plans = [plan(1.0, top_logprobs=4), plan(0.0), plan(0.0, top_logprobs=2, logit_bias={9: 100.0})]
     pick(logits, plans)
+    assert plans[1].picks[0].logprob is None
     for row, count in ((0, 4), (2, 2)):
         best = logits[row].log_softmax(-1).topk(count)
         ids, values = zip(*plans[row].picks[0].top_logprobs, strict=True)
