@@ -68,7 +68,7 @@ class ConstraintMatcher:
         return self._is_finished
 
     def accept(self, token_id: int) -> None:
-        """Note the token that was picked; one of `allowed`, and no end token.
+        """Note the token that was picked; one that may come next, and no end token.
 
         Raises:
             GenerationError: The token does not fit, or the form became too complex to follow.
@@ -103,11 +103,17 @@ def masks_of(matchers: Sequence[ConstraintMatcher], like: torch.Tensor) -> torch
     Returns:
         [rows, vocab] with type and device of the logits. By a table of all bytes: several times faster than choosing
         by a mask of booleans, most of all where they change often.
+
+    Raises:
+        ValueError: The logits are wider than the model's head.
     """
     table = torch.from_numpy(np.where(_BYTES, 0.0, -np.inf)).to(like)  # [256, 8]
     bits = np.stack([matcher.bits for matcher in matchers]).view(np.uint8)  # [rows, bytes]
     rows = torch.nn.functional.embedding(torch.from_numpy(bits).to(like.device, torch.int32), table)
-    return rows.flatten(1)[:, : like.shape[-1]]
+    masks = rows.flatten(1)[:, : like.shape[-1]]
+    if masks.shape[-1] < like.shape[-1]:
+        raise ValueError(f"The constraint was made for {masks.shape[-1]} logits, and there are {like.shape[-1]}.")
+    return masks
 
 
 class ConstraintCompiler:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+import os
 import threading
 from functools import partial
 from pathlib import Path
@@ -49,31 +50,61 @@ def use_threads(count: int) -> None:
 
 
 class IdleWorkers:
-    """Workers that never do anything: while they are there, all others of the process sleep between operations."""
+    """Workers that never do anything: while they are there, all others of the process sleep between operations.
+
+    Thread-safe.
+    """
 
     def __init__(self) -> None:
         """None are there yet."""
-        self._ending: threading.Event | None = None
+        self._lock = threading.Lock()  # of what follows
+        self._closed = False
+        self._ending: threading.Event | None = None  # while they are there
+        self._thread: threading.Thread | None = None  # the last one that had them
 
     def start(self) -> None:
-        """Have them, where they have a meaning."""
-        if self._ending is None and can_use_threads() and torch.get_num_threads() > 1:
-            self._ending, there = threading.Event(), threading.Event()
-            idle = partial(_idle, there, self._ending)
-            threading.Thread(target=idle, name="llm-engine-idle-workers", daemon=True).start()
+        """Have them, where they have a meaning, until `stop`."""
+        with self._lock:
+            if self._closed or self._ending is not None or not can_use_threads() or torch.get_num_threads() == 1:
+                return
+            there, ending = threading.Event(), threading.Event()
+            idle = partial(_idle, there, ending)
+            thread = threading.Thread(target=idle, name="llm-engine-idle-workers", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # a limit of the system: steps are slower beside a neighbour, and go on
+                _logger.warning("Worker threads cannot be made to sleep: %s.", error)
+                return
+            self._ending, self._thread = ending, thread
             there.wait(_PATIENCE_S)
 
     def stop(self) -> None:
         """End them; they are gone a moment later."""
-        if self._ending is not None:
-            self._ending.set()
-            self._ending = None
+        with self._lock:
+            if self._ending is not None:
+                self._ending.set()
+                self._ending = None
+
+    def close(self) -> None:
+        """End them for good."""
+        self._closed = True
+        self.stop()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_PATIENCE_S)
 
 
 def _idle(there: threading.Event, ending: threading.Event) -> None:
+    # so many that they outnumber the CPUs that libgomp knows of, however few the engine may use of them
+    use_threads(max(_usable_cpus(), torch.get_num_threads()))
     torch.zeros(_LARGE).add_(1)
     there.set()
     ending.wait()
+
+
+def _usable_cpus() -> int:
+    """As libgomp counts: what the affinity mask of the process allows."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

@@ -6,9 +6,11 @@ for, compared with `nn.Linear`, timed on the model's own layers, and left alone 
 
 from __future__ import annotations
 
+import copy
 import logging
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,13 +24,26 @@ _logger = logging.getLogger(__name__)
 
 _PACKED_FOR_ROWS = 16  # serves every number of rows; packing for one row is slower from four rows on
 _FILLED_UP = 4  # rows for which oneDNN has a kernel that can be faster than the one for a single row
-_MORE_THAN_A_CACHE = 16 << 20  # bytes; a core's own cache, that is
+_MORE_THAN_A_CACHE = 16 << 20  # bytes
 _FASTER = 0.9  # the time of packed weights may be this share of the others', or it is not worth it
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative to the largest output
 _TIED_SHARE = 0.25  # of the free memory, which a packed copy of weights that stay as they are may take
 
 Place = tuple[nn.Module, str]  # a layer, as its parent and its name there
-Kind = tuple[tuple[int, ...], torch.dtype, bool]  # of a layer: its shape, type, and whether it has no bias
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What layers have in common that are equally fast."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    has_bias: bool
+
+    @classmethod
+    def of(cls, layer: nn.Linear) -> Kind:
+        """That of one layer."""
+        return cls(layer.weight.shape, layer.weight.dtype, layer.bias is not None)
 
 
 class PackedLinear(nn.Module):
@@ -82,12 +97,12 @@ def pack_linear_layers(model: Any, wanted: bool | None) -> int:
     samples = _samples(places)
     if not samples or not all(map(_give_the_same, samples.values())) or not _hides_its_weights(model, places):
         return 0
-    min_rows = {kind: in_thread_of_its_own(partial(_best_min_rows, layers)) for kind, layers in samples.items()}
+    min_rows = {kind: _measured(layers) for kind, layers in samples.items()}
     del samples  # it keeps layers alive
     shared = _shared_weights(model)
     replaced = 0
     for parent, name in places:  # without a reference to the layers, so that each is freed when it is replaced
-        best = min_rows[_kind(getattr(parent, name))]
+        best = min_rows[Kind.of(getattr(parent, name))]
         if best is None and wanted is None:
             continue
         weight = getattr(parent, name).weight
@@ -109,18 +124,14 @@ def _dense_layers(parent: nn.Module) -> list[str]:
 
 
 def _samples(places: Sequence[Place]) -> dict[Kind, list[nn.Linear]]:
-    """Layers of each kind to measure: so many that their weights come from where a whole model's come from."""
+    """Layers of each kind to measure: so many that their weights do not stay in a core's own cache."""
     samples: dict[Kind, list[nn.Linear]] = {}
     for place in places:
         layer: nn.Linear = getattr(*place)
-        layers = samples.setdefault(_kind(layer), [])
+        layers = samples.setdefault(Kind.of(layer), [])
         if len(layers) * layer.weight.nbytes < _MORE_THAN_A_CACHE:
             layers.append(layer)
     return samples
-
-
-def _kind(layer: nn.Linear) -> Kind:
-    return tuple(layer.weight.shape), layer.weight.dtype, layer.bias is None
 
 
 class _WithoutWeight(nn.Module):
@@ -189,17 +200,23 @@ def _give_the_same(layers: Sequence[nn.Linear]) -> bool:
     return bool(((ours - expected).abs().max() / scale) <= _TOLERANCE[layer.weight.dtype])
 
 
+def _measured(layers: Sequence[nn.Linear]) -> int | None:
+    try:
+        return in_thread_of_its_own(partial(_best_min_rows, layers))
+    except RuntimeError as error:  # no memory for a second copy, or no end
+        _logger.info("Packed weights %s cannot be measured: %s", [*layers[0].weight.shape], error)
+        return None
+
+
 def _best_min_rows(layers: Sequence[nn.Linear]) -> int | None:
     """How many rows to fill up to; None where packed weights are not worth it."""
     shape, dtype = layers[0].weight.shape, layers[0].weight.dtype
     row, rows = (torch.randn((1, count, shape[1])).to(dtype) for count in (1, _PACKED_FOR_ROWS))
     packed = [PackedLinear(layer) for layer in layers]
-    many = fastest({"packed": partial(_run, packed, 1, rows), "dense": partial(_run, layers, None, rows)})
+    filling = [_filled_up(layer) for layer in packed]
+    many = fastest({"packed": partial(_run, packed, rows), "dense": partial(_run, layers, rows)})
     few = fastest(
-        {
-            "dense": partial(_run, layers, None, row),
-            **{str(count): partial(_run, packed, count, row) for count in (1, _FILLED_UP)},
-        }
+        {"dense": partial(_run, layers, row), "1": partial(_run, packed, row), "4": partial(_run, filling, row)}
     )
     min_rows = min((1, _FILLED_UP), key=lambda count: few[str(count)])
     ratios = (few[str(min_rows)] / few["dense"], many["packed"] / many["dense"])
@@ -207,8 +224,13 @@ def _best_min_rows(layers: Sequence[nn.Linear]) -> int | None:
     return min_rows if statistics.mean(ratios) <= _FASTER else None
 
 
-def _run(layers: Sequence[nn.Linear | PackedLinear], min_rows: int | None, rows: torch.Tensor) -> None:
+def _filled_up(layer: PackedLinear) -> PackedLinear:
+    """The same weights, with few rows filled up."""
+    other = copy.copy(layer)
+    other.min_rows = _FILLED_UP
+    return other
+
+
+def _run(layers: Sequence[nn.Module], rows: torch.Tensor) -> None:
     for layer in layers:
-        if min_rows is not None:
-            layer.min_rows = min_rows
         layer(rows)

@@ -22,13 +22,14 @@ class History:
 
     def __init__(self, prompt_ids: Sequence[int], longest_answer: int) -> None:
         """Begin with the prompt; room for `longest_answer` tokens more."""
-        self._ids = torch.zeros((1, len(prompt_ids) + longest_answer), dtype=torch.long)
-        self._numbers = torch.zeros_like(self._ids)
-        self._distinct = torch.zeros(self._ids.shape[1], dtype=torch.long)
-        self._number_of: dict[int, int] = {}  # in the order of first appearance
-        self._length = 0
-        for token_id in prompt_ids:
-            self._append(token_id)
+        self._place_of: dict[int, int] = {}  # in `distinct`, in the order of first appearance
+        places = [self._place_of.setdefault(token_id, len(self._place_of)) for token_id in prompt_ids]
+        room = len(prompt_ids) + longest_answer
+        self._ids = _row(prompt_ids, room)
+        self._places = _row(places, room)
+        self._distinct = _row(list(self._place_of), room)
+        self._length = len(prompt_ids)
+        self.highest = max(prompt_ids)
         self.answer: Counter[int] = Counter()  # how often the answer has each token
 
     def __len__(self) -> int:
@@ -43,25 +44,30 @@ class History:
     @property
     def distinct(self) -> torch.Tensor:
         """[distinct] int64, each token once."""
-        return self._distinct[: len(self._number_of)]
+        return self._distinct[0, : len(self._place_of)]
 
     @property
-    def numbers(self) -> torch.Tensor:
+    def places(self) -> torch.Tensor:
         """[1, length] int64: for each token its place in `distinct`."""
-        return self._numbers[:, : self._length]
+        return self._places[:, : self._length]
 
     def append(self, token_id: int) -> None:
         """One more token of the answer; nothing beyond the room, where a step comes before the end is seen."""
-        if self._length < self._ids.shape[1]:
-            self._append(token_id)
         self.answer[token_id] += 1
-
-    def _append(self, token_id: int) -> None:
-        number = self._number_of.setdefault(token_id, len(self._number_of))
-        self._distinct[number] = token_id
-        self._numbers[0, self._length] = number
+        if self._length == self._ids.shape[1]:
+            return
+        place = self._place_of.setdefault(token_id, len(self._place_of))
+        self._distinct[0, place] = token_id
+        self._places[0, self._length] = place
         self._ids[0, self._length] = token_id
         self._length += 1
+
+
+def _row(values: Sequence[int], room: int) -> torch.Tensor:
+    """[1, room] int64, with zeros behind the values."""
+    row = torch.zeros((1, room), dtype=torch.long)
+    row[0, : len(values)] = torch.tensor(values, dtype=torch.long)
+    return row
 
 
 class Processor(Protocol):
@@ -96,8 +102,11 @@ class _Bias:
 
     def __init__(self, bias: Mapping[int, float]) -> None:
         self._ids, self._values = torch.tensor(list(bias)), torch.tensor(list(bias.values()), dtype=torch.float32)
+        self._highest = max(bias)
 
     def __call__(self, history: History, scores: torch.Tensor) -> None:
+        if self._highest >= len(scores):
+            raise GenerationError(f"logit_bias names token {self._highest}, but the model has {len(scores)} logits.")
         scores.index_add_(0, self._ids.to(scores.device), self._values.to(scores))
 
 
@@ -121,7 +130,7 @@ class _NoEndBefore:
 
     def __call__(self, history: History, scores: torch.Tensor) -> None:
         if len(history) < self._length:
-            scores[[token_id for token_id in self._ids if token_id < len(scores)]] = -torch.inf
+            scores[[token_id for token_id in self._ids if 0 <= token_id < len(scores)]] = -torch.inf
 
 
 class _OnTheHistory:
@@ -131,8 +140,13 @@ class _OnTheHistory:
         self._processor = processor
 
     def __call__(self, history: History, scores: torch.Tensor) -> None:
-        distinct, numbers = history.distinct.to(scores.device), history.numbers.to(scores.device)
-        scores[distinct] = self._processor(numbers, scores[distinct][None])[0]
+        distinct, places = history.distinct.to(scores.device), history.places.to(scores.device)
+        if history.highest < len(scores):
+            scores[distinct] = self._processor(places, scores[distinct][None])[0]
+        else:  # an embedding may have rows, such as that of an image's token, that the head has not
+            changed = self._processor(places, scores[distinct.clamp(max=len(scores) - 1)][None])[0]
+            inside = distinct < len(scores)
+            scores[distinct[inside]] = changed[inside]
 
 
 class _Foreign:

@@ -19,9 +19,10 @@ import torch
 from mlflow_llm_plugins.errors import GenerationError, LLMError
 from mlflow_llm_plugins.generation.admission import AdmittedRequest
 from mlflow_llm_plugins.generation.constraints import masks_of
-from mlflow_llm_plugins.generation.drawing import argmax, draw, take, top
+from mlflow_llm_plugins.generation.drawing import draw
 from mlflow_llm_plugins.generation.processors import History, Processor, processors_of
 from mlflow_llm_plugins.generation.requests import Pick
+from mlflow_llm_plugins.generation.rows import argmax, take, top
 
 _logger = logging.getLogger(__name__)
 
@@ -121,37 +122,56 @@ def pick(logits: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
     Returns:
         [rows] token ids, int64, on the device of the logits.
     """
-    best = logits.amax(-1)  # [rows]; NaN or infinite where a row is sick
-    for plan, healthy in zip(plans, torch.isfinite(best).tolist(), strict=True):
-        if not healthy:
-            plan.error = GenerationError("The model produced NaN or infinite logits for this request.")
-    tokens = _choose(_scores(logits, plans), plans)
-    logprobs = _logprobs(logits, best, tokens, plans)
+    raw_best = logits.amax(-1)  # [rows]; NaN or infinite where a row is sick
+    _fail_unless(torch.isfinite(raw_best), plans, "The model produced NaN or infinite logits for this request.")
+    scores, best = _scores(logits, raw_best, plans)
+    temperatures = torch.tensor([1.0 if plan.is_greedy else plan.temperature for plan in plans]).to(best)
+    _fail_unless(torch.isfinite(best / temperatures), plans, _NOTHING_LEFT)
+    tokens = _choose(scores, plans)
+    logprobs = _logprobs(logits, raw_best, tokens, plans)
     for row, (plan, token) in enumerate(zip(plans, tokens.tolist(), strict=True)):
         if plan.error is None:
-            _guarded(plan, plan.accept, token, *logprobs.get(row, (None, ())))
+            _guarded("The constraint", plan, plan.accept, token, *logprobs.get(row, (None, ())))
     return tokens
 
 
-def _scores(logits: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:
-    """[rows, vocab] what is picked from: the logits themselves, or a copy in which the rows that want it are changed.
+def _fail_unless(healthy: torch.Tensor, plans: Sequence[SamplingPlan], message: str) -> None:
+    """Give the rows that are not healthy, [rows] bool, an error if they have none."""
+    for plan, it_is in zip(plans, healthy.tolist(), strict=True):
+        if not it_is and plan.error is None:
+            plan.error = GenerationError(message)
 
-    Rows from which nothing can be picked any more get their plan's `error`.
+
+def _scores(
+    logits: torch.Tensor, best: torch.Tensor, plans: Sequence[SamplingPlan]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[rows, vocab] what is picked from, and the best of each row.
+
+    The logits themselves, or a copy in which the rows that want it are changed. Rows whose processors fail, or whose
+    constraint does, get their plan's `error`.
     """
     healthy = [row for row, plan in enumerate(plans) if plan.error is None]
     processed = [row for row in healthy if plans[row].processors]
     constrained = [row for row in healthy if plans[row].request.matcher is not None]
-    if not processed and not constrained:
-        return logits
-    scores = logits.clone() if processed else logits
-    for row in processed:
-        _guarded(plans[row], plans[row].process, scores[row])
+    changed = sorted({*processed, *constrained})
+    if not changed:
+        return logits, best
+    scores = _processed(logits, processed, plans) if processed else logits
+    constrained = [row for row in constrained if plans[row].error is None]
     if constrained:
         scores = _constrained(scores, logits, constrained, plans)
-    changed = sorted({*processed, *constrained})
-    for row, best in zip(changed, take(scores, changed).amax(-1).isfinite().tolist(), strict=True):
-        if not best and plans[row].error is None:
-            plans[row].error = GenerationError(_NOTHING_LEFT)
+    best = best.clone()
+    best[changed] = take(scores, changed).amax(-1)
+    return scores, best
+
+
+def _processed(logits: torch.Tensor, rows: Sequence[int], plans: Sequence[SamplingPlan]) -> torch.Tensor:
+    """A copy of the logits in which the processors of these rows have written."""
+    scores = logits.clone()
+    for row in rows:
+        _guarded("A logits processor", plans[row], plans[row].process, scores[row])
+    best = take(scores, rows).amax(-1)
+    _fail_unless(~(best.isnan() | best.isposinf()), [plans[row] for row in rows], _NOTHING_LEFT)
     return scores
 
 
@@ -160,7 +180,12 @@ def _constrained(
 ) -> torch.Tensor:
     """A copy of the scores in which these rows allow what their constraints allow."""
     matchers = [matcher for row in rows if (matcher := plans[row].request.matcher)]
-    masks = masks_of(matchers, logits)
+    try:
+        masks = masks_of(matchers, logits)
+    except ValueError as error:
+        for row in rows:
+            plans[row].error = GenerationError(str(error))
+        return scores
     masked = take(scores, rows) + masks
     if scores is not logits:  # what penalties forbid, the constraint may need
         lost = [i for i, best in enumerate(masked.amax(-1).isfinite().tolist()) if not best]
@@ -172,16 +197,15 @@ def _constrained(
     return scores
 
 
-def _guarded(plan: SamplingPlan, act: Any, *arguments: Any) -> Any:
-    """What `act` returns; an exception becomes the plan's error: one request must not end the step of all."""
+def _guarded(what: str, plan: SamplingPlan, act: Any, *arguments: Any) -> None:
+    """Do it; an exception becomes the plan's error: one request must not end the step of all."""
     try:
-        return act(*arguments)
+        act(*arguments)
     except LLMError as error:
         plan.error = error
     except Exception as error:
-        _logger.exception("A logits processor failed.")
-        plan.error = GenerationError(f"A logits processor of this request failed: {type(error).__name__}: {error}")
-    return None
+        _logger.exception("%s failed.", what)
+        plan.error = GenerationError(f"{what} of this request failed: {type(error).__name__}: {error}")
 
 
 def _choose(scores: torch.Tensor, plans: Sequence[SamplingPlan]) -> torch.Tensor:

@@ -29,11 +29,13 @@ _CLEARLY = 0.95  # one thread must take at most this share of the time of all
 class StepThreads:
     """Directs the threads of one model's forward passes; the engine's own model object, run by one thread."""
 
-    def __init__(self, spin: bool | None) -> None:
+    def __init__(self, spin: bool | None, device: str) -> None:
         """Threads always spin, always sleep, or (None) spin while they have their CPUs for themselves.
 
-        Until `begin` they sleep unless they always spin, so that a busy machine disturbs no measurement.
+        Until `begin` they sleep unless they always spin, so that a busy machine disturbs no measurement. On a device
+        that is not a CPU, threads are left alone.
         """
+        spin = spin if device == "cpu" else True
         self._spin = spin
         self._idle_workers = IdleWorkers()
         self._spinning: Spinning | None = None
@@ -44,7 +46,7 @@ class StepThreads:
     def direct(self, model: Any) -> None:
         """Measure, and decide before each forward pass of this model from now on."""
         threads = torch.get_num_threads()
-        if self._spin or model.device.type != "cpu" or threads == 1 or not can_use_threads():
+        if self._spin or threads == 1 or not can_use_threads():
             return
         limit = _one_thread_limit(model)
         if limit:
@@ -52,8 +54,8 @@ class StepThreads:
         self._spinning = Spinning(self._idle_workers, threads) if self._spin is None else None
         step = _Step(limit, threads, self._spinning)
         self._hooks += [
-            model.register_forward_pre_hook(step.begin, with_kwargs=True),
-            model.register_forward_hook(step.end),
+            model.register_forward_pre_hook(step.before_forward, with_kwargs=True),
+            model.register_forward_hook(step.after_forward),
         ]
 
     def begin(self) -> None:
@@ -65,7 +67,7 @@ class StepThreads:
         """Leave the model alone, and no threads behind."""
         for hook in self._hooks:
             hook.remove()
-        self._idle_workers.stop()
+        self._idle_workers.close()
 
 
 class _Step:
@@ -76,14 +78,14 @@ class _Step:
         self._threads = threads
         self._spinning = spinning
 
-    def begin(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before_forward(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         spins = self._spinning is not None and self._spinning.before_step()
         if self._limit:
             ids = kwargs.get("input_ids")
             few = ids is not None and ids.numel() <= self._limit
             use_threads(1 if few and not spins else self._threads)
 
-    def end(self, model: Any, args: tuple[Any, ...], output: Any) -> None:
+    def after_forward(self, model: Any, args: tuple[Any, ...], output: Any) -> None:
         if self._spinning is not None:
             self._spinning.after_step()
 

@@ -175,8 +175,10 @@ def _shut_down(watchdog: Watchdog, open_requests: OpenRequests, runner: Runner, 
     watchdog.close()
     for stream in open_requests.all():
         stream.fail(EngineUnavailableError("The engine was closed."))
-    runner.close()
-    step_threads.close()
+    try:
+        runner.close()
+    finally:
+        step_threads.close()
 
 
 def _refuse_bare_string(method: str, name: str, value: Any) -> None:
@@ -218,7 +220,7 @@ def _prepared(model: Any, tokenizer: Any, settings: EngineSettings) -> Iterator[
     if settings.tune_allocator and model.device.type == "cpu":
         tune_allocator()
     model.eval()
-    step_threads = StepThreads(settings.spin_threads)
+    step_threads = StepThreads(settings.spin_threads, model.device.type)
     try:
         with _own_workers_released():
             pack_linear_layers(model, settings.packed_weights)

@@ -256,7 +256,8 @@ def test_masks_are_as_wide_as_the_logits_and_add_nothing_to_what_is_allowed(widt
     for row, allowed_now in enumerate((ids("a"), sorted(ENDS), ids("z"))):
         expected[row, allowed_now] = 0
     assert torch.equal(masks, expected)
-    assert spelt(matchers[0], "ab")
+    with pytest.raises(ValueError, match=r"^The constraint was made for \d+ logits, and there are 9999\.$"):
+        masks_of(matchers, torch.zeros(9999))
 
 
 def test_matchers_of_one_compiler_know_nothing_of_each_other():

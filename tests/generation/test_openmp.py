@@ -79,15 +79,33 @@ def test_a_thread_may_use_fewer_than_the_others(threads_before):
     assert torch.get_num_threads() == 2
 
 
-def test_idle_workers_come_and_go(threads_before):
+def test_idle_workers_come_and_go_and_outnumber_the_cpus(threads_before):
     idle = IdleWorkers()
     idle.stop()
     for _ in range(2):
         idle.start()
         idle.start()
-        assert threads_become(threads_before + 2)
+        assert threads_become(threads_before + max(2, len(psutil.Process().cpu_affinity())))
         idle.stop()
         assert threads_become(threads_before)
+    idle.start()
+    idle.close()
+    assert threads_become(threads_before)
+    idle.start()
+    assert settled() == threads_before
+
+
+def test_where_no_thread_can_be_started_workers_are_left_alone(monkeypatch, caplog):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    idle = IdleWorkers()
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        idle.start()
+    assert "Worker threads cannot be made to sleep: can't start new thread." in caplog.text
+    idle.start()
+    idle.close()
 
 
 @pytest.mark.parametrize("spin", [True, False, None])

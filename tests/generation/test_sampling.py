@@ -20,7 +20,7 @@ from transformers.generation.logits_process import (
 from mlflow_llm_plugins.errors import GenerationError
 from mlflow_llm_plugins.generation import GenerationRequest
 from mlflow_llm_plugins.generation.admission import AdmittedRequest
-from mlflow_llm_plugins.generation.drawing import argmax, top
+from mlflow_llm_plugins.generation.rows import argmax, top
 from mlflow_llm_plugins.generation.sampling import SamplingPlan, pick
 
 WIDE = 40_000  # columns from which rows are looked at in blocks
@@ -342,6 +342,27 @@ def test_a_processor_that_leaves_nothing_fails_its_own_row(processor, message):
     assert str(bad.error).startswith(message)
     assert good.error is None
     assert tokens[1] == logits[1].argmax()
+
+
+@pytest.mark.parametrize("width", [300, 50_257])
+@pytest.mark.parametrize("extreme", [torch.finfo(torch.float32).max, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.5}, {"top_k": 5}])
+def test_scores_that_a_temperature_makes_infinite_fail_their_own_row(width, extreme, options):
+    logits = random_logits(2, width)
+    bad = plan(0.5, logits_processors=(lambda ids, scores: scores.fill_(extreme),), **options)
+    good = plan(0.5, **options)
+    tokens = pick(logits, [bad, good])
+    assert str(bad.error) == "Biases, processors or the constraint of this request allow no next token."
+    assert good.error is None
+    assert tokens[1] == pick(logits[1:], [plan(0.5, **options)])[0]
+
+
+@pytest.mark.parametrize("width", [50_257, 16_385])
+def test_widths_that_are_no_multiple_of_a_block_give_tokens_inside(width):
+    logits = torch.full((1, width), -20.0)
+    logits[0, -1] = 20.0
+    for options in ({}, {"top_p": 0.9}, {"top_k": 2}, {"min_p": 0.1}):
+        assert pick(logits, [plan(0.7, **options)]).item() == width - 1
 
 
 def test_a_top_k_beyond_the_tokens_that_are_possible_draws_one_of_them():

@@ -11,7 +11,6 @@ from mlflow_llm_plugins.generation.spinning import Now, Spinning
 from tests.generation.conftest import SMALL, plain_greedy, random_prompts
 from tests.models import byte_tokenizer, random_model
 
-THREADS = 4
 STEP_S = 0.02
 
 
@@ -30,10 +29,11 @@ class Workers:
 class Machine:
     """Steps on a clock of its own, beside a neighbour that takes some of the CPUs."""
 
-    def __init__(self):
+    def __init__(self, threads=4):
+        self.threads = threads
         self.wall = self.cpu = 0.0
         self.workers = Workers()
-        self.spinning = Spinning(self.workers, THREADS, lambda: Now(self.wall, self.cpu))
+        self.spinning = Spinning(self.workers, threads, lambda: Now(self.wall, self.cpu))
 
     def run(self, seconds, taken=0.0):
         """Steps for so long; the share of them that spun."""
@@ -43,7 +43,7 @@ class Machine:
             assert spins != self.workers.sleep
             spun += spins
             self.wall += STEP_S
-            self.cpu += STEP_S * (THREADS - taken)
+            self.cpu += STEP_S * (self.threads - taken)
             self.spinning.after_step()
         return spun / steps
 
@@ -69,6 +69,13 @@ def test_threads_sleep_until_they_are_told_to_begin():
 @pytest.mark.parametrize("taken", [0.0, 0.1, 0.2])
 def test_threads_spin_as_long_as_others_take_little(machine, taken):
     assert machine.run(100.0, taken) == 1.0
+
+
+def test_many_threads_may_take_a_moment_to_wake():
+    machine = Machine(threads=64)
+    machine.spinning.begin()
+    assert machine.run(10.0, taken=2.0) == 1.0
+    assert machine.run(10.0, taken=4.0) < 0.1
 
 
 @pytest.mark.parametrize("taken", [0.3, 1.0, 3.0])
