@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from mlflow_llm_plugins.generation.nucleus import Nuclei
-from mlflow_llm_plugins.generation.rows import WIDE, column, inverse_cdf, take, top
+from mlflow_llm_plugins.generation.rows import Rows, column
 from mlflow_llm_plugins.generation.truncation import Draw, above_min_p, draw_from_candidates, is_complete, kept, ranks
 
 _LOOKS = (64, 512)  # tokens; most nuclei are smaller. In wide rows the second look takes longer than a draw from all
@@ -31,7 +31,7 @@ def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     """
     temperatures = [one.temperature for one in draws]
     scaled = logits if all(t == 1 for t in temperatures) else logits / column(temperatures, logits)
-    probabilities = scaled.softmax(-1)  # [rows, vocab]
+    probabilities = Rows.of(scaled.softmax(-1), 0.0)
     vocab = logits.shape[1]
     by_rank = [row for row, one in enumerate(draws) if ranks(one, vocab)]
     by_mass = [row for row, one in enumerate(draws) if row not in by_rank and (one.top_p or 1.0) < 1.0]
@@ -39,32 +39,33 @@ def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     tokens = torch.empty(len(draws), dtype=torch.long, device=logits.device)
     for rows, method in ((by_rank, _draw_by_rank), (by_mass, _draw_by_mass), (from_all, _draw_from_all)):
         if rows:
-            tokens[rows] = method(take(probabilities, rows), [draws[row] for row in rows])
+            tokens[rows] = method(probabilities.take(rows), [draws[row] for row in rows])
     return tokens
 
 
-def _draw_from_all(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    return inverse_cdf(above_min_p(probabilities, draws), [one.uniform() for one in draws])
+def _draw_from_all(probabilities: Rows, draws: Sequence[Draw]) -> torch.Tensor:
+    weights = above_min_p(probabilities, draws)
+    return weights.inverse_cdf([one.uniform() for one in draws], weights.sums())
 
 
-def _draw_by_rank(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+def _draw_by_rank(probabilities: Rows, draws: Sequence[Draw]) -> torch.Tensor:
     """Rows with top_k, which bounds what must be looked at."""
-    vocab = probabilities.shape[1]
+    vocab = probabilities.width
     width = max(1 + (one.top_k or 0) for one in draws)
     while True:
-        values, ids = top(probabilities, width)
+        values, ids = probabilities.top(width)
         inside = kept(values, draws, vocab)
         if width >= vocab or is_complete(values, inside).all():
             return draw_from_candidates(values, ids, inside, draws)
         width *= _WIDEN
 
 
-def _draw_by_mass(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+def _draw_by_mass(probabilities: Rows, draws: Sequence[Draw]) -> torch.Tensor:
     """Rows with top_p and without top_k: from the best tokens where these hold the nucleus."""
-    tokens = torch.empty(len(draws), dtype=torch.long, device=probabilities.device)
+    tokens = torch.empty(len(draws), dtype=torch.long, device=probabilities.index.device)
     nuclei = Nuclei.of(probabilities, draws)
     pending = list(range(len(draws)))
-    for width in _LOOKS if probabilities.shape[1] < WIDE else _LOOKS[:1]:
+    for width in _LOOKS if probabilities.size == 1 else _LOOKS[:1]:
         may_fit = nuclei.may_fit(width)
         looked = [row for row in pending if may_fit[row]]
         if looked:

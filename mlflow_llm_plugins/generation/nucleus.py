@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mlflow_llm_plugins.generation.rows import WIDE, in_blocks, inverse_cdf, take, top
+from mlflow_llm_plugins.generation.rows import Rows
 from mlflow_llm_plugins.generation.truncation import Draw, above_min_p, draw_from_candidates, is_complete, kept, top_p
 
 _ATTEMPTS = 16  # draws from all tokens, before the edge of a nucleus is searched for
@@ -20,35 +20,30 @@ _FLOAT_BITS = 31  # of a float32 that is not negative; in this order integers an
 
 @dataclass(frozen=True, slots=True)
 class Nuclei:
-    """Rows with top_p, and what their blocks of columns tell; a narrow row is one block for each token."""
+    """The nuclei of some rows of probabilities."""
 
-    probabilities: torch.Tensor  # [rows, vocab]
+    rows: Rows
     draws: Sequence[Draw]
     top_p: torch.Tensor  # [rows, 1]
-    peaks: torch.Tensor  # [rows, blocks] the best of each
-    sums: torch.Tensor  # [rows, blocks]
+    peaks: torch.Tensor  # [rows, blocks] of the rows
+    sums: torch.Tensor  # [rows, blocks] of the rows
 
     @classmethod
-    def of(cls, probabilities: torch.Tensor, draws: Sequence[Draw]) -> Nuclei:
+    def of(cls, rows: Rows, draws: Sequence[Draw]) -> Nuclei:
         """Look at the blocks once."""
-        peaks = sums = probabilities
-        if probabilities.shape[1] >= WIDE:
-            blocks = in_blocks(probabilities, 0.0)
-            peaks, sums = blocks.amax(-1), blocks.sum(-1)
-        return cls(probabilities, draws, top_p(draws, probabilities), peaks, sums)
+        peaks = rows.peaks()
+        return cls(rows, draws, top_p(draws, peaks), peaks, rows.sums())
 
     def take(self, rows: Sequence[int]) -> Nuclei:
-        """Some of the rows."""
+        """Some of these."""
         if len(rows) == len(self.draws):
             return self
-        tensors = (self.top_p, self.peaks, self.sums)
-        return Nuclei(
-            take(self.probabilities, rows), [self.draws[row] for row in rows], *(take(one, rows) for one in tensors)
-        )
+        top_p, peaks, sums = (values[list(rows)] for values in (self.top_p, self.peaks, self.sums))
+        return Nuclei(self.rows.take(rows), [self.draws[row] for row in rows], top_p, peaks, sums)
 
     def may_fit(self, width: int) -> list[bool]:
         """Which nuclei may have `width` tokens or fewer; in wide rows as if no two of the best shared a block."""
-        if self.peaks is self.probabilities:
+        if self.rows.size == 1:
             mass = width * self.peaks.amax(-1, keepdim=True)  # at most
         else:
             mass = self.peaks.topk(width, dim=-1, sorted=False).values.sum(-1, keepdim=True)
@@ -57,44 +52,48 @@ class Nuclei:
 
     def draw_from_best(self, width: int) -> tuple[torch.Tensor, list[bool]]:
         """A draw from the `width` best tokens, and whether these hold all that is kept."""
-        values, ids = top(self.probabilities, width, self.peaks)
-        inside = kept(values, self.draws, self.probabilities.shape[1])
-        complete = is_complete(values, inside) | (values.shape[1] == self.probabilities.shape[1])
+        values, ids = self.rows.top(width, self.peaks)
+        inside = kept(values, self.draws, self.rows.width)
+        complete = is_complete(values, inside) | (values.shape[1] == self.rows.width)
         return draw_from_candidates(values, ids, inside, self.draws), complete.tolist()
 
     def draw_until_inside(self) -> torch.Tensor:
         """A draw from all tokens, repeated until it falls into the nucleus, which at least top_p of all draws do."""
-        tokens = torch.empty(len(self.draws), dtype=torch.long, device=self.probabilities.device)
+        tokens = torch.empty(len(self.draws), dtype=torch.long, device=self.sums.device)
         missing = list(range(len(self.draws)))
         for attempt in range(_ATTEMPTS):
             some = self.take(missing)
-            weights = above_min_p(some.probabilities, some.draws)
-            uniforms = [one.uniform(attempt) for one in some.draws]
-            drawn = inverse_cdf(weights, uniforms, some.sums if weights is some.probabilities else None)
-            inside = some.are_inside(drawn[:, None])
+            weights = above_min_p(some.rows, some.draws)
+            sums = some.sums if weights is some.rows else weights.sums()
+            drawn = weights.inverse_cdf([one.uniform(attempt) for one in some.draws], sums)
+            inside = some.are_inside(drawn)
             accepted = [i for i, it_is in enumerate(inside) if it_is]
             tokens[[missing[i] for i in accepted]] = drawn[accepted]
             missing = [row for row, it_is in zip(missing, inside, strict=True) if not it_is]
             if not missing:
                 return tokens
-        some = self.take(missing)
-        edge = _edge(some.probabilities, some.top_p)
-        weights = above_min_p(some.probabilities, some.draws).masked_fill(some.probabilities < edge, 0)
-        tokens[missing] = inverse_cdf(weights, [one.uniform(_ATTEMPTS) for one in some.draws])
+        tokens[missing] = self.take(missing)._draw_from_edge()
         return tokens
 
     def are_inside(self, tokens: torch.Tensor) -> list[bool]:
-        """Whether the mass above each token, [rows, 1], is less than top_p: blocks tell in most rows."""
-        floor = self.probabilities.gather(1, tokens)
+        """Whether the mass above each token, [rows], is less than top_p: blocks tell in most rows."""
+        floor = self.rows.at(tokens)
         above = (self.peaks > floor).to(self.sums.dtype)  # [rows, blocks]
         inside = ((above * self.sums).sum(-1, keepdim=True) < self.top_p).flatten()
         outside = ((above * self.peaks).sum(-1, keepdim=True) >= self.top_p).flatten()
         unsure = (~(inside | outside)).nonzero()[:, 0].tolist()
         if unsure:
-            mass = _mass_above(take(self.probabilities, unsure), floor[unsure])
+            mass = _mass_above(self.rows.take(unsure).values, floor[unsure])
             inside[unsure] = (mass < self.top_p[unsure])[:, 0]
         told: list[bool] = inside.tolist()
         return told
+
+    def _draw_from_edge(self) -> torch.Tensor:
+        """A draw from the nuclei written out, however wide."""
+        values = self.rows.values
+        inside = Rows.of(values.masked_fill(values < _edge(values, self.top_p), 0), 0.0)
+        weights = above_min_p(inside, self.draws)
+        return weights.inverse_cdf([one.uniform(_ATTEMPTS) for one in self.draws], weights.sums())
 
 
 def _edge(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
@@ -114,4 +113,4 @@ def _mass_above(probabilities: torch.Tensor, floor: torch.Tensor) -> torch.Tenso
     Summed by blocks, or one row alone could come out differently than among others.
     """
     above = (probabilities - floor).sign_().clamp_(min=0).mul_(probabilities)
-    return in_blocks(above, 0.0).sum(-1).sum(-1, keepdim=True, dtype=torch.float64)
+    return Rows.of(above, 0.0).sums().sum(-1, keepdim=True, dtype=torch.float64)

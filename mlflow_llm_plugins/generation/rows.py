@@ -6,11 +6,12 @@ Wide rows are looked at in blocks of columns. What a row gives does not depend o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
-BLOCK = 128  # columns of a block
-WIDE = 16_384  # columns from which the detour over blocks is faster
+_BLOCK = 128  # columns of a block
+_WIDE = 16_384  # columns from which the detour over blocks is faster
 
 
 def take(values: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
@@ -23,65 +24,101 @@ def column(numbers: Sequence[float], like: torch.Tensor) -> torch.Tensor:
     return torch.tensor(numbers, dtype=like.dtype, device=like.device)[:, None]
 
 
-def in_blocks(values: torch.Tensor, padding: float) -> torch.Tensor:
-    """[rows, blocks, BLOCK]; a view where the width is a multiple of the block's."""
-    missing = -values.shape[1] % BLOCK
-    padded = torch.nn.functional.pad(values, (0, missing), value=padding) if missing else values
-    return padded.reshape(len(values), -1, BLOCK)
-
-
-def top(values: torch.Tensor, count: int, peaks: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` largest values of each row and their columns, best first.
-
-    The largest values of a wide row lie in the blocks whose own largest values, the `peaks`, are the largest.
-    """
-    rows, width = values.shape
-    count = min(count, width)
-    if width < WIDE or 2 * count * BLOCK > width:
-        best = values.topk(count, dim=-1)
-        return best.values, best.indices
-    blocks = in_blocks(values, -torch.inf)  # [rows, blocks, BLOCK]
-    peaks = blocks.amax(-1) if peaks is None else peaks
-    chosen = peaks.topk(count, dim=-1, sorted=False).indices  # [rows, count]
-    inside = blocks.gather(1, chosen[:, :, None].expand(-1, -1, BLOCK)).view(rows, -1)
-    best = inside.topk(count, dim=-1)
-    return best.values, chosen.gather(1, best.indices // BLOCK) * BLOCK + best.indices % BLOCK
-
-
 def argmax(values: torch.Tensor) -> torch.Tensor:
     """[rows] column of the largest value, the first of equal ones; ten times faster than torch's on wide rows."""
-    if values.shape[1] < WIDE:
-        return values.argmax(-1)
-    blocks = in_blocks(values, -torch.inf)
-    block = blocks.amax(-1).argmax(-1)  # [rows]
-    inside = blocks[torch.arange(len(values), device=values.device), block]
-    return block * BLOCK + inside.argmax(-1)
+    rows = Rows.of(values, -torch.inf)
+    block = rows.peaks().argmax(-1)  # [rows]
+    return block * rows.size + rows.blocks[rows.index, block].argmax(-1)
 
 
-def inverse_cdf(weights: torch.Tensor, uniforms: Sequence[float], sums: torch.Tensor | None = None) -> torch.Tensor:
-    """[rows] column of each row where the cumulative weight first exceeds uniform * total; one that has a weight.
+def top(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` largest values of each row and their columns, [rows, count], best first."""
+    return Rows.of(values, -torch.inf).top(count)
 
-    Cumulated in float64; the sums of blocks alone are float32, like the weights themselves.
 
-    Args:
-        weights: [rows, width], none below 0, each row with one above.
-        uniforms: One in [0, 1) for each row.
-        sums: [rows, blocks] of wide rows, if they are known.
-    """
-    uniform = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)[:, None]
-    if weights.shape[1] < WIDE:
-        cumulative = weights.double().cumsum(-1)
-        return _first_above(cumulative, uniform * cumulative[:, -1:], weights)
-    rows = torch.arange(len(weights), device=weights.device)
-    blocks = in_blocks(weights, 0.0)
-    sums = blocks.sum(-1) if sums is None else sums
-    cumulative = sums.double().cumsum(-1)
-    threshold = uniform * cumulative[:, -1:]
-    block = _first_above(cumulative, threshold, sums)
-    before = cumulative[rows, block] - sums[rows, block]
-    inside = blocks[rows, block]  # [rows, BLOCK]
-    columns = block * BLOCK + _first_above(inside.double().cumsum(-1), threshold - before[:, None], inside)
-    return columns.clamp_(max=weights.shape[1] - 1)
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of a tensor, which is not copied, in blocks of columns; in a narrow one each column is a block."""
+
+    blocks: torch.Tensor  # [all rows, blocks, size]
+    width: int  # columns, without the padding of the last block
+    index: torch.Tensor  # [rows] which of all rows these are
+
+    @classmethod
+    def of(cls, values: torch.Tensor, padding: float) -> Rows:
+        """All rows of [rows, width]; `padding` must change neither what is largest nor, if it matters, a sum."""
+        width = values.shape[1]
+        size = _BLOCK if width >= _WIDE else 1
+        missing = -width % size
+        padded = torch.nn.functional.pad(values, (0, missing), value=padding) if missing else values
+        blocks = padded.reshape(len(values), -1, size)
+        return cls(blocks, width, torch.arange(len(values), device=values.device))
+
+    @property
+    def size(self) -> int:
+        """Columns of a block."""
+        return int(self.blocks.shape[2])
+
+    @property
+    def values(self) -> torch.Tensor:
+        """[rows, width]; a copy unless these are all rows."""
+        return self._own(self.blocks.flatten(1)[:, : self.width])
+
+    def take(self, rows: Sequence[int]) -> Rows:
+        """Some of these rows, each once and in ascending order."""
+        if len(rows) == len(self.index):
+            return self
+        return Rows(self.blocks, self.width, self.index[list(rows)])
+
+    def at(self, columns: torch.Tensor) -> torch.Tensor:
+        """[rows, 1] the values in these columns, [rows]."""
+        return self.blocks[self.index, columns // self.size, columns % self.size][:, None]
+
+    def peaks(self) -> torch.Tensor:
+        """[rows, blocks] the largest value of each block."""
+        return self._own(self.blocks.amax(-1) if self.size > 1 else self.blocks[:, :, 0])
+
+    def sums(self) -> torch.Tensor:
+        """[rows, blocks] of each block, float32."""
+        return self._own(self.blocks.sum(-1) if self.size > 1 else self.blocks[:, :, 0])
+
+    def _own(self, of_all: torch.Tensor) -> torch.Tensor:
+        return of_all if len(self.index) == len(of_all) else of_all[self.index]
+
+    def top(self, count: int, peaks: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The `count` largest values of each row and their columns, [rows, count], best first.
+
+        They lie in the blocks whose own largest values, the `peaks`, are the largest.
+        """
+        count = min(count, self.width)
+        if 2 * count * self.size > self.width:
+            best = self.values.topk(count, dim=-1)
+            return best.values, best.indices
+        peaks = self.peaks() if peaks is None else peaks
+        chosen = peaks.topk(count, dim=-1, sorted=False).indices  # [rows, count]
+        inside = self.blocks[self.index[:, None], chosen].flatten(1)  # [rows, count * size]
+        best = inside.topk(count, dim=-1)
+        return best.values, chosen.gather(1, best.indices // self.size) * self.size + best.indices % self.size
+
+    def inverse_cdf(self, uniforms: Sequence[float], sums: torch.Tensor) -> torch.Tensor:
+        """[rows] column where the cumulative value first exceeds uniform * total; one whose value is above 0.
+
+        Cumulated in float64; only the sums within a block are float32, like the values.
+
+        Args:
+            uniforms: One in [0, 1) for each row, whose values are not below 0, and one of them above.
+            sums: `sums()`.
+        """
+        uniform = torch.tensor(uniforms, dtype=torch.float64, device=sums.device)[:, None]
+        cumulative = sums.double().cumsum(-1)
+        threshold = uniform * cumulative[:, -1:]
+        block = _first_above(cumulative, threshold, sums)
+        if self.size == 1:
+            return block
+        before = cumulative.gather(1, block[:, None]) - sums.gather(1, block[:, None])
+        inside = self.blocks[self.index, block]  # [rows, size]
+        columns = block * self.size + _first_above(inside.double().cumsum(-1), threshold - before, inside)
+        return columns.clamp_(max=self.width - 1)
 
 
 def _first_above(cumulative: torch.Tensor, threshold: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

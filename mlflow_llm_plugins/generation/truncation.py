@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from mlflow_llm_plugins.generation.rows import column, inverse_cdf
+from mlflow_llm_plugins.generation.rows import Rows, column
 
 
 class Draw(Protocol):
@@ -73,15 +73,16 @@ def draw_from_candidates(
 ) -> torch.Tensor:
     """[rows] tokens: drawn from those that survive, in the order of `ids`."""
     by_id = ids.argsort(-1)  # like a draw from the whole vocabulary: how far one looked plays no part
-    weights = (values * kept).gather(1, by_id)
-    columns = inverse_cdf(weights, [one.uniform() for one in draws])
+    weights = Rows.of((values * kept).gather(1, by_id), 0.0)
+    columns = weights.inverse_cdf([one.uniform() for one in draws], weights.sums())
     return ids.gather(1, by_id).gather(1, columns[:, None])[:, 0]
 
 
-def above_min_p(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    """[rows, vocab] with 0 in place of what min_p excludes; the tensor itself where no row has it."""
+def above_min_p(rows: Rows, draws: Sequence[Draw]) -> Rows:
+    """The probabilities with 0 in place of what min_p excludes; the same where no row has it."""
     shares = [one.min_p or 0.0 for one in draws]
     if not any(shares):
-        return probabilities
-    floor = probabilities.amax(-1, keepdim=True) * column(shares, probabilities)
-    return probabilities.masked_fill(probabilities < floor, 0)
+        return rows
+    values = rows.values
+    floor = values.amax(-1, keepdim=True) * column(shares, values)
+    return Rows.of(values.masked_fill(values < floor, 0), 0.0)
