@@ -128,11 +128,12 @@ class Pick:
 
 @contextmanager
 def timed_picks() -> Iterator[list[Pick]]:
-    """Time each call of `sampling.pick`, under whatever module of the engine looks it up."""
-    from mlflow_llm_plugins.generation import sampling, transformers_engine  # noqa: F401 - loads what picks
+    """Time each call of `pick`, under whatever module of the engine looks it up."""
+    from mlflow_llm_plugins.generation import transformers_engine  # noqa: F401 - loads what picks
+    from mlflow_llm_plugins.generation.sampling import plan
 
     picks: list[Pick] = []
-    original = sampling.pick
+    original = plan.pick
 
     def timed(logits: Any, *arguments: Any, **keywords: Any) -> Any:
         synchronize(logits)  # the forward pass is none of its business
@@ -168,7 +169,7 @@ def picking(load: Load, trace: Trace, picks: Sequence[Pick]) -> Figures:
     ticks = all_decode(trace)
     inside = [pick for pick in picks if ticks[0].wall < pick.started.wall and pick.ended.wall <= ticks[-1].wall]
     if not inside:
-        raise RuntimeError("the engine does not pick through sampling.pick, so picking cannot be timed")
+        raise RuntimeError("the engine does not pick through `pick` of sampling, so picking cannot be timed")
     pick, step = median_pick(inside), median_step(ticks)
     return {"picking [ms]": pick, "picking, share of the step": [pick[0] / step[0], pick[1] / step[1]]}
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow_llm_plugins.errors import InvalidInputError, PromptTooLongError
-from mlflow_llm_plugins.generation.constraints import ConstraintCompiler, ConstraintMatcher
 from mlflow_llm_plugins.generation.requests import GenerationRequest
+from mlflow_llm_plugins.generation.sampling.constraints import ConstraintCompiler, ConstraintMatcher
 
 DEFAULT_TIMEOUT_S = 3600.0
 

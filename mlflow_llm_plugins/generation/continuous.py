@@ -19,9 +19,9 @@ from transformers.generation.continuous_batching.continuous_api import OutputRou
 from transformers.generation.logits_process import LogitsProcessorList
 
 from mlflow_llm_plugins.errors import EngineUnavailableError, GenerationError
-from mlflow_llm_plugins.generation.attention import use_per_request_attention
 from mlflow_llm_plugins.generation.cache_plan import CachePlan
-from mlflow_llm_plugins.generation.sampling import SamplingPlan, pick
+from mlflow_llm_plugins.generation.cpu.attention import use_per_request_attention
+from mlflow_llm_plugins.generation.sampling.plan import SamplingPlan, pick
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.generation.shared_prefills import SharedPrefills
 from mlflow_llm_plugins.generation.stream import TokenStream

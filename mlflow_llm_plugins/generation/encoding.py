@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError
-from mlflow_llm_plugins.generation.choice_tree import ChoiceRow, common_prefix
 from mlflow_llm_plugins.generation.engine import Text
+from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow, common_prefix
 
 
 class Encoder:

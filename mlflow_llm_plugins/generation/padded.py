@@ -18,7 +18,7 @@ from transformers.generation.stopping_criteria import StoppingCriteria, Stopping
 
 from mlflow_llm_plugins.errors import GenerationError
 from mlflow_llm_plugins.generation.architecture import input_device
-from mlflow_llm_plugins.generation.sampling import SamplingPlan, pick
+from mlflow_llm_plugins.generation.sampling.plan import SamplingPlan, pick
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.generation.stream import TokenStream
 

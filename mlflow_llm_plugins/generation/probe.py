@@ -10,7 +10,7 @@ from mlflow_llm_plugins.errors import LLMError
 from mlflow_llm_plugins.generation.admission import Admission, AdmittedRequest
 from mlflow_llm_plugins.generation.requests import GenerationOutput, GenerationRequest
 from mlflow_llm_plugins.generation.runner import Runner
-from mlflow_llm_plugins.generation.scoring import Scorer
+from mlflow_llm_plugins.generation.scoring.scorer import Scorer
 from mlflow_llm_plugins.generation.stream import TokenStream
 
 _NEW_TOKENS = 4

@@ -10,7 +10,6 @@ from typing import Any
 
 from mlflow_llm_plugins.errors import EngineUnavailableError, GenerationError, InvalidInputError, PromptTooLongError
 from mlflow_llm_plugins.generation.admission import DEFAULT_TIMEOUT_S, Admission
-from mlflow_llm_plugins.generation.allocator import tune_allocator
 from mlflow_llm_plugins.generation.architecture import (
     end_token_ids,
     is_exact,
@@ -20,26 +19,27 @@ from mlflow_llm_plugins.generation.architecture import (
     vocabulary_size,
     why_not_paged,
 )
-from mlflow_llm_plugins.generation.attention import can_attend_per_request
 from mlflow_llm_plugins.generation.cache_plan import context_length, plan_cache
-from mlflow_llm_plugins.generation.choice_tree import ChoiceRow
-from mlflow_llm_plugins.generation.constraints import ConstraintCompiler
 from mlflow_llm_plugins.generation.continuous import ContinuousRunner
+from mlflow_llm_plugins.generation.cpu.allocator import tune_allocator
+from mlflow_llm_plugins.generation.cpu.attention import can_attend_per_request
+from mlflow_llm_plugins.generation.cpu.openmp import release_workers
+from mlflow_llm_plugins.generation.cpu.packed_linear import pack_linear_layers
+from mlflow_llm_plugins.generation.cpu.step_threads import StepThreads
+from mlflow_llm_plugins.generation.cpu.threads import set_threads
 from mlflow_llm_plugins.generation.encoding import Encoder
 from mlflow_llm_plugins.generation.engine import ChoiceScores, EngineState, EngineStats, Text
 from mlflow_llm_plugins.generation.open_requests import OpenRequests
-from mlflow_llm_plugins.generation.openmp import release_workers
-from mlflow_llm_plugins.generation.packed_linear import pack_linear_layers
 from mlflow_llm_plugins.generation.padded import PaddedRunner
 from mlflow_llm_plugins.generation.probe import probe_failure
 from mlflow_llm_plugins.generation.requests import GenerationRequest
 from mlflow_llm_plugins.generation.runner import Runner
-from mlflow_llm_plugins.generation.scoring import Scorer
+from mlflow_llm_plugins.generation.sampling.constraints import ConstraintCompiler
+from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow
+from mlflow_llm_plugins.generation.scoring.scorer import Scorer
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.generation.softcap import support_softcap
-from mlflow_llm_plugins.generation.step_threads import StepThreads
 from mlflow_llm_plugins.generation.stream import TokenStream
-from mlflow_llm_plugins.generation.threads import set_threads
 from mlflow_llm_plugins.generation.twin import CacheShape, inspect_cache, make_twin
 from mlflow_llm_plugins.generation.versions import warn_if_untested
 from mlflow_llm_plugins.generation.watchdog import Watchdog

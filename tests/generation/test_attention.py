@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mlflow_llm_plugins.generation import GenerationRequest, open_engine
-from mlflow_llm_plugins.generation.attention import NAME
+from mlflow_llm_plugins.generation.cpu.attention import NAME
 from tests.generation.conftest import SMALL, plain_greedy, plain_logprobs, random_prompts
 from tests.models import byte_tokenizer, random_model
 
@@ -79,7 +79,7 @@ def test_a_nan_of_one_request_does_not_reach_those_of_the_same_step():
 
 
 def test_a_model_whose_attention_needs_more_keeps_that_of_transformers(monkeypatch, spy, caplog):
-    monkeypatch.setattr("mlflow_llm_plugins.generation.attention._UNSUPPORTED", ("sliding_window",))
+    monkeypatch.setattr("mlflow_llm_plugins.generation.cpu.attention._UNSUPPORTED", ("sliding_window",))
     model, reference = random_model("mistral_sliding"), random_model("mistral_sliding")
     with caplog.at_level("INFO", logger="mlflow_llm_plugins"):
         engine = open_engine(model, byte_tokenizer(), SETTINGS)

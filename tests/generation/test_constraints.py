@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlflow_llm_plugins.errors import GenerationError, InvalidInputError, UnsupportedFeatureError
 from mlflow_llm_plugins.generation import Constraint
-from mlflow_llm_plugins.generation.constraints import ConstraintCompiler, masks_of
+from mlflow_llm_plugins.generation.sampling.constraints import ConstraintCompiler, masks_of
 from tests.models import BOS_ID, EOS_ID, FIRST_BYTE_ID, FIRST_UNUSED_ID, VOCAB_SIZE, byte_tokenizer
 
 LOGITS = VOCAB_SIZE + 44  # wider than the tokenizer, and no multiple of 32
@@ -402,7 +402,7 @@ import sys
 sys.modules["llguidance"] = None
 from mlflow_llm_plugins.errors import MissingDependencyError
 from mlflow_llm_plugins.generation import Constraint
-from mlflow_llm_plugins.generation.constraints import ConstraintCompiler
+from mlflow_llm_plugins.generation.sampling.constraints import ConstraintCompiler
 from tests.models import byte_tokenizer
 try:
     ConstraintCompiler(byte_tokenizer(), 320).matcher(Constraint("choice", ("a",)), frozenset())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mlflow_llm_plugins.generation import open_engine
-from mlflow_llm_plugins.generation.openmp import IdleWorkers, can_use_threads, release_workers, use_threads
+from mlflow_llm_plugins.generation.cpu.openmp import IdleWorkers, can_use_threads, release_workers, use_threads
 from tests.generation.conftest import SMALL
 from tests.models import byte_tokenizer, random_model
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mlflow_llm_plugins.generation import GenerationRequest, open_engine
-from mlflow_llm_plugins.generation.packed_linear import PackedLinear, pack_linear_layers
+from mlflow_llm_plugins.generation.cpu.packed_linear import PackedLinear, pack_linear_layers
 from mlflow_llm_plugins.generation.twin import make_twin
 from tests.generation.conftest import SMALL, plain_greedy, plain_logprobs, random_prompts
 from tests.models import byte_tokenizer, random_model

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
-from mlflow_llm_plugins.generation.prefix_caches import PrefixCaches
+from mlflow_llm_plugins.generation.scoring.prefix_caches import PrefixCaches
 from tests.generation.conftest import random_prompts
 from tests.models import random_model
 

@@ -8,7 +8,7 @@ from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor,
 
 from mlflow_llm_plugins.errors import GenerationError
 from mlflow_llm_plugins.generation import GenerationRequest
-from mlflow_llm_plugins.generation.processors import History, processors_of
+from mlflow_llm_plugins.generation.sampling.processors import History, processors_of
 
 VOCAB = 50
 tokens = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=30)

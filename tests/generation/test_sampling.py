@@ -20,8 +20,8 @@ from transformers.generation.logits_process import (
 from mlflow_llm_plugins.errors import GenerationError
 from mlflow_llm_plugins.generation import GenerationRequest
 from mlflow_llm_plugins.generation.admission import AdmittedRequest
-from mlflow_llm_plugins.generation.rows import argmax, top
-from mlflow_llm_plugins.generation.sampling import SamplingPlan, pick
+from mlflow_llm_plugins.generation.sampling.plan import SamplingPlan, pick
+from mlflow_llm_plugins.generation.sampling.rows import argmax, top
 
 WIDE = 40_000  # columns from which rows are looked at in blocks
 

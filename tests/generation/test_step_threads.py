@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mlflow_llm_plugins.generation import GenerationRequest, open_engine
-from mlflow_llm_plugins.generation.openmp import can_use_threads
-from mlflow_llm_plugins.generation.spinning import Now, Spinning
+from mlflow_llm_plugins.generation.cpu.openmp import can_use_threads
+from mlflow_llm_plugins.generation.cpu.spinning import Now, Spinning
 from tests.generation.conftest import SMALL, plain_greedy, random_prompts
 from tests.models import byte_tokenizer, random_model
 

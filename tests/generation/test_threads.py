@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mlflow_llm_plugins.errors import InvalidInputError
-from mlflow_llm_plugins.generation.threads import set_threads
+from mlflow_llm_plugins.generation.cpu.threads import set_threads
 from mlflow_llm_plugins.hardware import granted_cpus
 
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlflow_llm_plugins.generation.choice_tree import ChoiceRow
-from mlflow_llm_plugins.generation.prefix_caches import PrefixCaches
-from mlflow_llm_plugins.generation.tree_pass import TreePass
+from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow
+from mlflow_llm_plugins.generation.scoring.prefix_caches import PrefixCaches
+from mlflow_llm_plugins.generation.scoring.tree_pass import TreePass
 from tests.generation.conftest import plain_logprobs
 from tests.models import random_model
 

@@ -10,8 +10,8 @@ import pytest
 from mlflow_llm_plugins.errors import EngineUnavailableError
 from mlflow_llm_plugins.generation import GenerationRequest
 from mlflow_llm_plugins.generation.admission import Admission
-from mlflow_llm_plugins.generation.constraints import ConstraintCompiler
 from mlflow_llm_plugins.generation.open_requests import OpenRequests
+from mlflow_llm_plugins.generation.sampling.constraints import ConstraintCompiler
 from mlflow_llm_plugins.generation.stream import TokenStream
 from mlflow_llm_plugins.generation.watchdog import Watchdog
 from tests.models import VOCAB_SIZE, byte_tokenizer

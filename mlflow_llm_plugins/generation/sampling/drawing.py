@@ -10,9 +10,16 @@ from collections.abc import Sequence
 
 import torch
 
-from mlflow_llm_plugins.generation.nucleus import Nuclei
-from mlflow_llm_plugins.generation.rows import Rows, column
-from mlflow_llm_plugins.generation.truncation import Draw, above_min_p, draw_from_candidates, is_complete, kept, ranks
+from mlflow_llm_plugins.generation.sampling.nucleus import Nuclei
+from mlflow_llm_plugins.generation.sampling.rows import Rows, column
+from mlflow_llm_plugins.generation.sampling.truncation import (
+    Draw,
+    above_min_p,
+    draw_from_candidates,
+    is_complete,
+    kept,
+    ranks,
+)
 
 _LOOKS = (64, 512)  # tokens; most nuclei are smaller. In wide rows the second look takes longer than a draw from all
 _WIDEN = 8  # for ties that reach beyond what was looked at

@@ -18,11 +18,11 @@ import torch
 
 from mlflow_llm_plugins.errors import GenerationError, LLMError
 from mlflow_llm_plugins.generation.admission import AdmittedRequest
-from mlflow_llm_plugins.generation.constraints import masks_of
-from mlflow_llm_plugins.generation.drawing import draw
-from mlflow_llm_plugins.generation.processors import History, Processor, processors_of
 from mlflow_llm_plugins.generation.requests import Pick
-from mlflow_llm_plugins.generation.rows import argmax, take, top
+from mlflow_llm_plugins.generation.sampling.constraints import masks_of
+from mlflow_llm_plugins.generation.sampling.drawing import draw
+from mlflow_llm_plugins.generation.sampling.processors import History, Processor, processors_of
+from mlflow_llm_plugins.generation.sampling.rows import argmax, take, top
 
 _logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from mlflow_llm_plugins.generation.rows import Rows, column
+from mlflow_llm_plugins.generation.sampling.rows import Rows, column
 
 
 class Draw(Protocol):

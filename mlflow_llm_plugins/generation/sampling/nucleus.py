@@ -11,8 +11,15 @@ from dataclasses import dataclass
 
 import torch
 
-from mlflow_llm_plugins.generation.rows import Rows
-from mlflow_llm_plugins.generation.truncation import Draw, above_min_p, draw_from_candidates, is_complete, kept, top_p
+from mlflow_llm_plugins.generation.sampling.rows import Rows
+from mlflow_llm_plugins.generation.sampling.truncation import (
+    Draw,
+    above_min_p,
+    draw_from_candidates,
+    is_complete,
+    kept,
+    top_p,
+)
 
 _ATTEMPTS = 16  # draws from all tokens, before the edge of a nucleus is searched for
 _FLOAT_BITS = 31  # of a float32 that is not negative; in this order integers and floats are sorted alike

@@ -10,9 +10,9 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from mlflow_llm_plugins.generation.architecture import input_device
-from mlflow_llm_plugins.generation.choice_tree import ChoiceRow, ChoiceTree, FlatSubtree, Subtree
 from mlflow_llm_plugins.generation.engine import ChoiceScores
-from mlflow_llm_plugins.generation.prefix_caches import PrefixCaches, branch
+from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow, ChoiceTree, FlatSubtree, Subtree
+from mlflow_llm_plugins.generation.scoring.prefix_caches import PrefixCaches, branch
 
 PASS_TOKENS = 512  # of one forward pass; its mask is [tokens, prefix + tokens]
 _HEAD_POSITIONS = 128  # positions whose logits exist as float32 at once

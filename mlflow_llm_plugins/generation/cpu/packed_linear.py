@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlflow_llm_plugins.generation.timing import fastest, in_thread_of_its_own
+from mlflow_llm_plugins.generation.cpu.timing import fastest, in_thread_of_its_own
 from mlflow_llm_plugins.hardware import available_memory_bytes
 
 _logger = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from mlflow_llm_plugins.generation.architecture import input_device, is_exact, vocabulary_size
-from mlflow_llm_plugins.generation.choice_tree import ChoiceRow
 from mlflow_llm_plugins.generation.engine import ChoiceScores
-from mlflow_llm_plugins.generation.prefix_caches import PrefixCaches
-from mlflow_llm_plugins.generation.tree_pass import TreePass
+from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow
+from mlflow_llm_plugins.generation.scoring.prefix_caches import PrefixCaches
+from mlflow_llm_plugins.generation.scoring.tree_pass import TreePass
 
 _logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlflow_llm_plugins.generation.openmp import IdleWorkers, can_use_threads, use_threads
-from mlflow_llm_plugins.generation.spinning import Spinning
-from mlflow_llm_plugins.generation.timing import fastest, in_thread_of_its_own
+from mlflow_llm_plugins.generation.cpu.openmp import IdleWorkers, can_use_threads, use_threads
+from mlflow_llm_plugins.generation.cpu.spinning import Spinning
+from mlflow_llm_plugins.generation.cpu.timing import fastest, in_thread_of_its_own
 
 _logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from transformers.cache_utils import DynamicCache
 
-from mlflow_llm_plugins.generation.choice_tree import common_length
+from mlflow_llm_plugins.generation.scoring.choice_tree import common_length
 
 _MAX_ENTRIES = 4
 _MIN_TOKENS = 32  # less is computed again about as fast as it is looked up

@@ -1,0 +1,1 @@
+"""How a request's next token is picked from its logits."""

@@ -1,0 +1,1 @@
+"""Log-probabilities of given tokens, beside generation and on the same weights."""
