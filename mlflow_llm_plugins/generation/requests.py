@@ -65,7 +65,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()  # the answer ends before the first of these
     eos_token_ids: tuple[int, ...] | None = None  # None: the model's own; (): never end by token
     stop_token_ids: tuple[int, ...] = ()  # end tokens beside those
-    top_logprobs: int | None = None  # log-probabilities of picked tokens, and of so many best ones; None: none
+    top_logprobs: int | None = None  # logprobs of picked tokens and of so many best ones, up to 128; None: none
     timeout_s: float | None = None  # None: EngineSettings.request_timeout_s
 
     def __post_init__(self) -> None:

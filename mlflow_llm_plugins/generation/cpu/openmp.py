@@ -87,9 +87,9 @@ class IdleWorkers:
 
     def close(self) -> None:
         """End them for good."""
-        self._closed = True
+        with self._lock:
+            self._closed, thread = True, self._thread
         self.stop()
-        thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(_PATIENCE_S)
 

@@ -216,10 +216,14 @@ def _best_min_rows(layers: Sequence[nn.Linear]) -> int | None:
     filling = [_filled_up(layer) for layer in packed]
     many = fastest({"packed": partial(_run, packed, rows), "dense": partial(_run, layers, rows)})
     few = fastest(
-        {"dense": partial(_run, layers, row), "1": partial(_run, packed, row), "4": partial(_run, filling, row)}
+        {
+            "packed": partial(_run, packed, row),
+            "filled up": partial(_run, filling, row),
+            "dense": partial(_run, layers, row),
+        }
     )
-    min_rows = min((1, _FILLED_UP), key=lambda count: few[str(count)])
-    ratios = (few[str(min_rows)] / few["dense"], many["packed"] / many["dense"])
+    min_rows = 1 if few["packed"] <= few["filled up"] else _FILLED_UP
+    ratios = (min(few["packed"], few["filled up"]) / few["dense"], many["packed"] / many["dense"])
     _logger.info("Packed weights %s take %.2f and %.2f of the time of others at 1 and 16 rows.", [*shape], *ratios)
     return min_rows if statistics.mean(ratios) <= _FASTER else None
 

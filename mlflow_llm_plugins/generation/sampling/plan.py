@@ -88,9 +88,9 @@ class SamplingPlan:
         Raises:
             GenerationError: A processor failed in a way that it could tell.
         """
-        for processor in self.processors:
-            assert self._history is not None
-            processor(self._history, scores)
+        if self._history is not None:
+            for processor in self.processors:
+                processor(self._history, scores)
 
     def accept(self, token_id: int, logprob: float | None = None, top_logprobs: Alternatives = ()) -> None:
         """Note a pick."""

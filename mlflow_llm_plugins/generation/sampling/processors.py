@@ -29,7 +29,6 @@ class History:
         self._places = _row(places, room)
         self._distinct = _row(list(self._place_of), room)
         self._length = len(prompt_ids)
-        self.highest = max(prompt_ids)
         self.answer: Counter[int] = Counter()  # how often the answer has each token
 
     def __len__(self) -> int:
@@ -141,12 +140,10 @@ class _OnTheHistory:
 
     def __call__(self, history: History, scores: torch.Tensor) -> None:
         distinct, places = history.distinct.to(scores.device), history.places.to(scores.device)
-        if history.highest < len(scores):
-            scores[distinct] = self._processor(places, scores[distinct][None])[0]
-        else:  # an embedding may have rows, such as that of an image's token, that the head has not
-            changed = self._processor(places, scores[distinct.clamp(max=len(scores) - 1)][None])[0]
-            inside = distinct < len(scores)
-            scores[distinct[inside]] = changed[inside]
+        # an embedding may have rows, such as that of an image's token, that the head has not
+        changed = self._processor(places, scores[distinct.clamp(max=len(scores) - 1)][None])[0]
+        inside = distinct < len(scores)
+        scores[distinct[inside]] = changed[inside]
 
 
 class _Foreign:
