@@ -78,7 +78,7 @@ def log_model(
         generation_config: Request defaults.
         engine_config: Keys of `ModelConfig`.
         trust_remote_code: Run Python code of the checkpoint.
-        bundle_plugin: Whether the artifact carries this package.
+        bundle_plugin: Whether the artifact carries a wheel of this package.
         model_config: As `engine_config`, under MLflow's name.
         inference_config: Deprecated name of `model_config`.
         artifact_path: Deprecated name of `name`.

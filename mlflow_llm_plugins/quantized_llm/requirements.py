@@ -5,14 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import mlflow_llm_plugins
 from mlflow_llm_plugins.errors import MissingDependencyError
 from mlflow_llm_plugins.quantized_llm.quantization import PACKAGES, is_importable
 from mlflow_llm_plugins.quantized_llm.record import FlavorRecord
+
+if TYPE_CHECKING:
+    from mlflow_llm_plugins.quantized_llm.bundle import Wheel
 
 DISTRIBUTION = "mlflow-llm-plugins"
 CONDA_FILE, PYTHON_ENV_FILE, REQUIREMENTS_FILE = "conda.yaml", "python_env.yaml", "requirements.txt"
@@ -56,12 +62,14 @@ def write_environment(
     conda_env: str | dict[str, Any] | None,
     pip_requirements: str | list[str] | None,
     extra_pip_requirements: str | list[str] | None,
+    wheel: Wheel | None = None,
 ) -> None:
-    """Write conda.yaml, python_env.yaml and requirements.txt as MLflow's own flavors do."""
+    """Write conda.yaml, python_env.yaml and requirements.txt as MLflow's own flavors do, and the wheel they name."""
     from mlflow.utils.environment import (
         _CONSTRAINTS_FILE_NAME,
         _lock_requirements,
         _mlflow_conda_env,
+        _overwrite_pip_deps,
         _process_conda_env,
         _process_pip_requirements,
         _PythonEnv,
@@ -78,11 +86,36 @@ def write_environment(
     else:  # pins of what is installed need no comparison with it, for which MLflow reads all of site-packages
         requirements = _lock_requirements(list(defaults)) or list(defaults)
         environment = _mlflow_conda_env(additional_pip_deps=requirements, install_mlflow=False)
+    if wheel is not None:
+        wheel.write(path)
+        requirements = _with_wheel(requirements, wheel)
+        environment = _overwrite_pip_deps(environment, requirements)
     write_yaml(str(path), CONDA_FILE, environment, overwrite=True)
     (path / REQUIREMENTS_FILE).write_text("\n".join(requirements), encoding="utf-8")
     if constraints:
         (path / _CONSTRAINTS_FILE_NAME).write_text("\n".join(constraints), encoding="utf-8")
     _PythonEnv.current().to_yaml(str(path / PYTHON_ENV_FILE))
+
+
+def _with_wheel(requirements: Sequence[str], wheel: Wheel) -> list[str]:
+    """The requirements with our own line exact, added if there is none, and the folder to find it in."""
+    lines = [_exact(line, wheel.version) if _names_us(line) else line for line in requirements]
+    if not any(map(_names_us, requirements)):
+        lines.append(f"{DISTRIBUTION}[torch]=={wheel.version}")
+    return [*lines, f"--find-links {wheel.folder}"]
+
+
+def _names_us(line: str) -> bool:
+    try:
+        return canonicalize_name(Requirement(line).name) == DISTRIBUTION
+    except InvalidRequirement:  # an option, a path or a comment
+        return False
+
+
+def _exact(line: str, version: str) -> str:
+    requirement = Requirement(line)
+    requirement.specifier, requirement.url = SpecifierSet(f"=={version}"), None
+    return str(requirement)
 
 
 def _distributions(quant_method: str | None) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from mlflow.models import Model
 
-from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError, mlflow_errors
+from mlflow_llm_plugins.errors import mlflow_errors
+from mlflow_llm_plugins.quantized_llm.bundle import wheel_to_bundle
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
 from mlflow_llm_plugins.quantized_llm.handover import hand_over_weights
 from mlflow_llm_plugins.quantized_llm.plan import plan_save
@@ -73,7 +74,8 @@ def save_model(
         generation_config: Request defaults: a GenerationConfig or a dict of its keys.
         engine_config: Keys of `ModelConfig`; each can be overridden at load and serve time.
         trust_remote_code: Run Python code of the checkpoint; needs a commit as `revision` for a Hub id.
-        bundle_plugin: Whether the artifact carries this package; "auto" and False leave it to the requirements.
+        bundle_plugin: Whether the artifact carries a wheel of this package for its requirements to name. "auto": if
+            what is installed did not come from an index, unless you give `pip_requirements` or `conda_env`.
         model_config: As `engine_config`, under MLflow's name.
         inference_config: Deprecated name of `model_config`.
         mlflow_model: The MLflow model that this flavor is added to.
@@ -95,7 +97,8 @@ def save_model(
     _validate_env_arguments(conda_env, pip_requirements, extra_pip_requirements)
     with mlflow_errors():
         require_engine_packages()
-        _check_bundle(bundle_plugin)
+        environment_given = conda_env is not None or pip_requirements is not None
+        wheel = wheel_to_bundle(bundle_plugin, environment_given=environment_given)
         resolved_signature = resolve_signature(signature)
         plan = plan_save(
             model,
@@ -119,19 +122,10 @@ def save_model(
         code = _validate_and_copy_code_paths(code_paths, str(path))
         record = plan.write(path / MODEL_FOLDER, staged=staged).model_copy(update={"code": code})
         _describe(mlflow_model, path, record, plan.config, resolved_signature, input_example, metadata)
-        write_environment(path, default_requirements(record), conda_env, pip_requirements, extra_pip_requirements)
+        defaults = default_requirements(record)
+        write_environment(path, defaults, conda_env, pip_requirements, extra_pip_requirements, wheel)
         if staged:
             hand_over_weights(path / MODEL_FOLDER, mlflow_model)
-
-
-def _check_bundle(bundle_plugin: bool | str) -> None:
-    if bundle_plugin is True:
-        raise UnsupportedFeatureError(
-            "bundle_plugin=True is not supported by this release. Leave it at 'auto': the artifact's requirements "
-            "name mlflow-llm-plugins."
-        )
-    if bundle_plugin not in (False, "auto"):
-        raise InvalidInputError(f"bundle_plugin must be 'auto', True or False, got {bundle_plugin!r}.")
 
 
 def _describe(

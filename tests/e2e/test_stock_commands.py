@@ -29,6 +29,7 @@ def champion(tiny_llama, tracking):
         quantization="nf4",
         registered_model_name="chat",
         engine_config={"max_new_tokens": 8},
+        bundle_plugin=True,
     )
     mlflow.MlflowClient().set_registered_model_alias("chat", "champion", info.registered_model_version)
     return "models:/chat@champion"
@@ -104,7 +105,9 @@ def test_generate_dockerfile_finds_what_it_needs(champion, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "FROM python:3." in (tmp_path / "docker" / "Dockerfile").read_text()  # not the fallback that builds Python
-    requirements = (tmp_path / "docker" / "model_dir" / "requirements.txt").read_text().splitlines()
+    model = tmp_path / "docker" / "model_dir"
+    *requirements, wheels = (model / "requirements.txt").read_text().splitlines()
+    assert list((model / wheels.removeprefix("--find-links ")).glob("mlflow_llm_plugins-*.whl"))
     named = {line.partition("==")[0] for line in requirements}
     assert {"mlflow", "mlflow-llm-plugins[torch]", "torch", "transformers", "accelerate", "bitsandbytes"} <= named
     assert all("==" in line and "+" not in line for line in requirements)
