@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow_llm_plugins.generation.engine import ChoiceScores, EngineStats, GenerationEngine, GenerationStream
+from mlflow_llm_plugins.generation.engine import (
+    ChoiceScores,
+    EngineStats,
+    GenerationEngine,
+    GenerationStream,
+    TokenScores,
+)
 from mlflow_llm_plugins.generation.requests import Constraint, GenerationOutput, GenerationRequest, TokenEvent
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.lookup import resolve
@@ -32,6 +38,7 @@ __all__ = [
     "GenerationRequest",
     "GenerationStream",
     "TokenEvent",
+    "TokenScores",
     "open_engine",
 ]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from mlflow_llm_plugins.generation.requests import GenerationOutput, GenerationRequest, TokenEvent
 
 Text = str | Sequence[int]  # a string, tokenised by the engine, or token ids as they are
-
+Alternatives = tuple[tuple[int, float], ...]  # tokens that could stand in one place, the most probable first
 
 EngineState = Literal["running", "draining", "restarting", "stalled", "dead", "closed"]
 
@@ -22,10 +22,23 @@ class EngineStats:
     engine: str  # the key of ENGINES that runs, after any fallback
     state: EngineState
     open_requests: int  # waiting and generating
+    running_requests: int  # of them, those that have a first token
     max_context_length: int  # tokens, prompt and answer together
     cache_tokens: int  # tokens that the KV cache holds for all requests together; 0 where there is none
+    cache_used_tokens: int = 0  # of them, those of running requests
     restarts: int = 0  # of a generation thread that died
     failure: str | None = None  # why requests are refused; None while they are taken
+
+
+class TokenScores(list[float]):
+    """The log-probabilities of tokens 2 to n of one text, and the most probable tokens at each of their places."""
+
+    __slots__ = ("top_logprobs",)
+
+    def __init__(self, logprobs: Iterable[float] = (), top_logprobs: Sequence[Alternatives] = ()) -> None:
+        """Put them together; one entry of `top_logprobs` a score, or none at all where none were asked for."""
+        super().__init__(logprobs)
+        self.top_logprobs = tuple(top_logprobs)
 
 
 class ChoiceScores(tuple[float, ...]):
@@ -50,6 +63,16 @@ class GenerationStream(Protocol):
 
         The texts of all events are the text of the result: what was held back comes with the last one.
         """
+
+    def listen(self, listener: Callable[[TokenEvent | None], None]) -> None:
+        """Hand each event to `listener` instead of to whoever iterates, and None after the last one.
+
+        Events that came before are handed over at once. It is called on the engine's thread, so it must neither
+        wait nor raise. After the None, `result` does not wait.
+        """
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when the answer has ended, at once if it has; it must neither wait nor raise."""
 
     def cancel(self) -> None:
         """End the request and free its slot within one step; harmless when it is finished."""
@@ -88,8 +111,12 @@ class GenerationEngine(Protocol):
             EngineUnavailableError: The engine is closed or dead.
         """
 
-    def score(self, texts: Sequence[Text]) -> list[list[float]]:
+    def score(self, texts: Sequence[Text], top_logprobs: int = 0) -> list[TokenScores]:
         """Log-probability of each token after the first of each text, under a plain forward pass.
+
+        Args:
+            texts: What is scored.
+            top_logprobs: So many of the most probable tokens of each place come with the scores, from 0 to 128.
 
         Returns:
             For a text of n tokens n - 1 natural logarithms, float32: entry i belongs to token i + 1.

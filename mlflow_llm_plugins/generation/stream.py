@@ -34,12 +34,17 @@ class TokenStream:
             on_end: Called once, when the stream has ended; frees the slot.
         """
         self.request = request
-        self._deadline = time.monotonic() + request.timeout_s
+        self._opened = time.monotonic()
+        self._deadline = self._opened + request.timeout_s
         self._on_end = on_end
         self._detokenizer = Detokenizer(tokenizer, request.options.stop, request.prompt_ids)
         self._text: list[str] = []
         self._picks: list[Pick] = []
+        self._times: list[float] = []
+        self.cached_tokens = 0  # of the prompt, found in the cache; set by the runner
         self._events: queue.SimpleQueue[TokenEvent | None] = queue.SimpleQueue()
+        self._deliver: Callable[[TokenEvent | None], None] = self._events.put
+        self._delivering = threading.Lock()  # of _deliver, so that a new listener gets all events in order
         self._output: Future[GenerationOutput] = Future()
         self._ended = False
         self._ending = threading.Lock()  # of _ended
@@ -53,12 +58,14 @@ class TokenStream:
         is_end_token = pick.token_id in self.request.eos_token_ids
         text = "" if is_end_token else self._detokenizer.push(pick.token_id)
         self._picks.append(pick)
+        self._times.append(time.monotonic() - self._opened)
         reason = self._finish_reason(is_end_token or pick.completes)
         if reason is not None and not self._detokenizer.stopped:
             text += self._detokenizer.flush()
             reason = self._finish_reason(is_end_token or pick.completes)
         self._text.append(text)
-        self._events.put(TokenEvent(pick.token_id, text, pick.logprob, pick.top_logprobs))
+        with self._delivering:
+            self._deliver(TokenEvent(pick.token_id, text, pick.logprob, pick.top_logprobs))
         if reason is not None:
             self._finish(reason)
         else:
@@ -90,6 +97,17 @@ class TokenStream:
         while (event := self._next_event()) is not None:
             yield event
         self._output.result()
+
+    def listen(self, listener: Callable[[TokenEvent | None], None]) -> None:
+        """Have events handed over instead of iterating; see `GenerationStream.listen`."""
+        with self._delivering:
+            while not self._events.empty():
+                listener(self._events.get())
+            self._deliver = listener
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        """Have the end told; see `GenerationStream.add_done_callback`."""
+        self._output.add_done_callback(lambda _: callback())
 
     def cancel(self) -> None:
         """End the request and free its slot; harmless when it is finished."""
@@ -131,6 +149,8 @@ class TokenStream:
             prompt_tokens=len(self.request.prompt_ids),
             finish_reason=reason,
             top_logprobs=self._alternatives(),
+            cached_tokens=self.cached_tokens,
+            token_times=tuple(self._times),
         )
         self._end(lambda: self._output.set_result(output))
 
@@ -156,4 +176,5 @@ class TokenStream:
             self._on_end(self)
         finally:
             publish()
-            self._events.put(None)
+            with self._delivering:
+                self._deliver(None)

@@ -28,7 +28,7 @@ from mlflow_llm_plugins.generation.cpu.packed_linear import pack_linear_layers
 from mlflow_llm_plugins.generation.cpu.step_threads import StepThreads
 from mlflow_llm_plugins.generation.cpu.threads import set_threads
 from mlflow_llm_plugins.generation.encoding import Encoder
-from mlflow_llm_plugins.generation.engine import ChoiceScores, EngineState, EngineStats, Text
+from mlflow_llm_plugins.generation.engine import ChoiceScores, EngineState, EngineStats, Text, TokenScores
 from mlflow_llm_plugins.generation.open_requests import OpenRequests
 from mlflow_llm_plugins.generation.padded import PaddedRunner
 from mlflow_llm_plugins.generation.probe import probe_failure
@@ -47,6 +47,7 @@ from mlflow_llm_plugins.generation.watchdog import Watchdog
 _logger = logging.getLogger(__name__)
 
 _CLOSED = "The engine is closed."
+_MOST_ALTERNATIVES = 128  # of one place, as in a GenerationRequest
 _PREFIX_SHARE = 0.25  # what beginnings kept by `choose` may take, of the KV cache's size and beside it
 
 
@@ -98,11 +99,13 @@ class TransformersEngine:
             stream.fail(EngineUnavailableError(_CLOSED))
         return stream
 
-    def score(self, texts: Sequence[Text]) -> list[list[float]]:
+    def score(self, texts: Sequence[Text], top_logprobs: int = 0) -> list[TokenScores]:
         """Log-probabilities of given tokens; see `GenerationEngine.score`."""
         _refuse_bare_string("score", "texts", texts)
+        if not 0 <= top_logprobs <= _MOST_ALTERNATIVES:
+            raise InvalidInputError(f"top_logprobs must be from 0 to {_MOST_ALTERNATIVES}, got {top_logprobs!r}.")
         with _own_workers_released():
-            return self._scorer.score([self._checked(self._encoder.encode(text)) for text in texts])
+            return self._scorer.score([self._checked(self._encoder.encode(text)) for text in texts], top_logprobs)
 
     def choose(
         self, prompts: Sequence[Text], choices: Sequence[Text] | Sequence[Sequence[Text]]
@@ -116,12 +119,15 @@ class TransformersEngine:
 
     def stats(self) -> EngineStats:
         """A snapshot of what is running."""
+        running = [stream for stream in self._open.all() if stream.received]
         return EngineStats(
             engine=self._runner.name,
             state=self._state(),
             open_requests=len(self._open),
+            running_requests=len(running),
             max_context_length=self._admission.max_context_length,
             cache_tokens=self._runner.cache_tokens or 0,
+            cache_used_tokens=sum(len(stream.request.prompt_ids) + stream.received for stream in running),
             restarts=self._watchdog.restarts,
             failure=None if self._closed else self._watchdog.failure(),
         )

@@ -5,27 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
-
-class Generated(Protocol):
-    """What an answer is made from, whoever generated it."""
-
-    @property
-    def text(self) -> str:
-        """The answer without special tokens."""
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the prompt, without padding."""
-
-    @property
-    def completion_tokens(self) -> int:
-        """Generated tokens."""
-
-    @property
-    def finish_reason(self) -> str:
-        """`stop` or `length`."""
+from mlflow_llm_plugins.openai_api.echo import Echo
+from mlflow_llm_plugins.openai_api.generated import Generated, scored_tokens
+from mlflow_llm_plugins.openai_api.logprobs import chat_logprobs, chat_row
+from mlflow_llm_plugins.openai_api.responses import Part, ResponseParsing, finish_reason_of
+from mlflow_llm_plugins.openai_api.token_texts import TokenTexts
 
 
 def new_id(prefix: str) -> str:
@@ -33,57 +19,106 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex}"
 
 
-def chat_completion(model: str, choices: Sequence[Generated]) -> dict[str, Any]:
+def chat_completion(
+    model: str,
+    choices: Sequence[Generated],
+    *,
+    token_texts: TokenTexts | None = None,
+    parsing: ResponseParsing | None = None,
+) -> dict[str, Any]:
     """A `chat.completion`.
 
     Args:
         model: The name that the answer carries.
         choices: All answers to the one conversation.
+        token_texts: Where the request asks for log-probabilities: the answer has them.
+        parsing: How to read the answers; None where all is content.
     """
     return {
         "id": new_id("chatcmpl"),
         "object": "chat.completion",
         "created": int(time.time()),
         "model": model,
-        "choices": [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": choice.finish_reason,
-            }
-            for index, choice in enumerate(choices)
-        ],
+        "choices": [_chat_choice(index, choice, token_texts, parsing) for index, choice in enumerate(choices)],
         "usage": usage([choices]),
     }
 
 
-def text_completion(model: str, choices: Sequence[Sequence[Generated]]) -> dict[str, Any]:
+def text_completion(
+    model: str,
+    choices: Sequence[Sequence[Generated]],
+    *,
+    token_texts: TokenTexts | None = None,
+    echoes: Sequence[Echo] | None = None,
+) -> dict[str, Any]:
     """A `text_completion`.
 
     Args:
         model: The name that the answer carries.
         choices: For each prompt all answers to it; they are numbered through, as OpenAI does.
+        token_texts: Where the request asks for log-probabilities: the answer has them.
+        echoes: One for each prompt, where the request asks for them: its answers begin with it.
     """
+    pairs = [
+        (echo, choice)
+        for echo, of_one_prompt in zip(echoes or [Echo("")] * len(choices), choices, strict=True)
+        for choice in of_one_prompt
+    ]
     return {
         "id": new_id("cmpl"),
         "object": "text_completion",
         "created": int(time.time()),
         "model": model,
-        "choices": [
-            {"index": index, "text": choice.text, "logprobs": None, "finish_reason": choice.finish_reason}
-            for index, choice in enumerate(choice for of_one_prompt in choices for choice in of_one_prompt)
-        ],
+        "choices": [_text_choice(index, echo, choice, token_texts) for index, (echo, choice) in enumerate(pairs)],
         "usage": usage(choices),
     }
 
 
-def usage(choices: Sequence[Sequence[Generated]]) -> dict[str, int]:
-    """Token counts of a request; a prompt counts once however many answers it got."""
+def usage(choices: Sequence[Sequence[Generated]]) -> dict[str, Any]:
+    """Token counts of a request; a prompt counts once however many answers it got, as its first answer found it."""
     prompt_tokens = sum(of_one_prompt[0].prompt_tokens for of_one_prompt in choices)
     completion_tokens = sum(choice.completion_tokens for of_one_prompt in choices for choice in of_one_prompt)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(of_one_prompt[0].cached_tokens for of_one_prompt in choices)},
     }
+
+
+def _chat_choice(
+    index: int, choice: Generated, token_texts: TokenTexts | None, parsing: ResponseParsing | None
+) -> dict[str, Any]:
+    parts = [Part("content", choice.text)] if parsing is None else parsing.read(choice)
+    message = _message(parts)
+    logprobs = None
+    if token_texts is not None:
+        logprobs = chat_logprobs(chat_row(token_texts, token) for token in scored_tokens(choice))
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": logprobs,
+        "finish_reason": finish_reason_of(choice.finish_reason, has_calls="tool_calls" in message),
+    }
+
+
+def _message(parts: Sequence[Part]) -> dict[str, Any]:
+    content = "".join(part.text for part in parts if part.field == "content")
+    reasoning = "".join(part.text for part in parts if part.field == "reasoning_content")
+    calls = [part.call for part in parts if part.call is not None]
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    if calls:
+        message |= {"content": content or None, "tool_calls": calls}
+    return message
+
+
+def _text_choice(index: int, echo: Echo, choice: Generated, token_texts: TokenTexts | None) -> dict[str, Any]:
+    text = echo.text + choice.text
+    logprobs = None
+    if token_texts is not None:
+        rows = echo.rows(token_texts)
+        rows.add(scored_tokens(choice))
+        logprobs = rows.take(len(text))
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": choice.finish_reason}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
 from mlflow_llm_plugins.openai_api.messages import Message
+from mlflow_llm_plugins.openai_api.tools import Tool
 
 
 def render_chat(
@@ -15,6 +17,8 @@ def render_chat(
     messages: Sequence[Message],
     chat_template: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    tools: Sequence[Tool] = (),
+    reasoning_effort: str | None = None,
 ) -> list[int]:
     """Write a conversation as the model was trained to read it, up to where its answer begins.
 
@@ -26,13 +30,21 @@ def render_chat(
         messages: From `parse_messages`.
         chat_template: Used instead of the tokenizer's.
         chat_template_kwargs: Variables of the template, for example `enable_thinking`.
+        tools: What the template tells the model about, from `parse_tools`.
+        reasoning_effort: For templates that have a variable of this name.
 
     Raises:
+        UnsupportedFeatureError: The template has no place for tools or reasoning_effort.
         InvalidInputError: There is no template, the template refuses these messages, or a variable has the
             name of an argument of `apply_chat_template`.
     """
-    template = _template(tokenizer, chat_template)
+    template = _template(tokenizer, chat_template, tools)
     variables = dict(chat_template_kwargs or {})
+    if reasoning_effort is not None:
+        _refuse_unless_mentioned(template, "reasoning_effort")
+        variables["reasoning_effort"] = reasoning_effort
+    if tools:
+        _refuse_unless_mentioned(template, "tools")
     parameters = inspect.signature(tokenizer.apply_chat_template).parameters
     if taken := sorted(variables.keys() & parameters.keys()):
         raise InvalidInputError(
@@ -41,6 +53,7 @@ def render_chat(
     try:
         ids = tokenizer.apply_chat_template(
             [_known_role(message, template) for message in messages],
+            tools=list(tools) or None,
             chat_template=template,
             add_generation_prompt=True,
             sanitize_control_tokens=True,
@@ -55,16 +68,25 @@ def render_chat(
     return list(ids)
 
 
-def _template(tokenizer: Any, chat_template: str | None) -> str:
+def _template(tokenizer: Any, chat_template: str | None, tools: Sequence[Tool]) -> str:
     if chat_template is None and not getattr(tokenizer, "chat_template", None):
         raise InvalidInputError(
             "This model has no chat template, so it cannot read messages. Log it with chat_template='...', "
             "or send a prompt instead (task 'llm/v1/completions')."
         )
     try:
-        return str(tokenizer.get_chat_template(chat_template))
+        return str(tokenizer.get_chat_template(chat_template, list(tools) or None))
     except ValueError as error:  # several named templates, none of them called default
         raise InvalidInputError(f"The chat template cannot be chosen: {error}") from error
+
+
+def _refuse_unless_mentioned(template: str, name: str) -> None:
+    """A template ignores a variable that it does not know."""
+    if not re.search(rf"\b{name}\b", template):
+        raise UnsupportedFeatureError(
+            f"{name} is not supported by this model: its chat template does not mention {name}. "
+            f"Leave {name} out, or log the model with a chat_template that does."
+        )
 
 
 def _known_role(message: Message, template: str) -> Message:

@@ -17,10 +17,7 @@ Neutral = tuple[Any, ...]  # the values of a parameter that ask for nothing; nul
 
 UNSUPPORTED: dict[str, Neutral] = {
     # what is returned
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "prompt_logprobs": (),
-    "echo": (False,),
     "suffix": ("",),
     "best_of": (1,),
     "audio": (),
@@ -42,8 +39,6 @@ UNSUPPORTED: dict[str, Neutral] = {
     "guided_choice": ([],),
     "guided_grammar": ("",),
     # what the prompt is made of
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "documents": ([],),
@@ -51,9 +46,18 @@ UNSUPPORTED: dict[str, Neutral] = {
     "continue_final_message": (False,),
     "add_generation_prompt": (True,),
     "truncate_prompt_tokens": (),
-    "reasoning_effort": (),
     "verbosity": (),
     "web_search_options": (),
+}
+
+# What one kind of request reads, and the others refuse.
+OF_SOME_REQUESTS: dict[str, Neutral] = {
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "echo": (False,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "reasoning_effort": (),
 }
 
 UNSUPPORTED_IN_CONFIG: dict[str, Neutral] = {
@@ -116,14 +120,21 @@ def check_parameters(raw: Mapping[str, Any], known: Collection[str]) -> None:
         UnsupportedFeatureError: Names every parameter that this engine does not support.
         InvalidInputError: A field that is nearly, but not quite, a parameter.
     """
-    refused = {name: raw[name] for name in UNSUPPORTED if name in raw and not is_neutral(raw[name], UNSUPPORTED[name])}
+    _refuse("not supported by this engine", raw, UNSUPPORTED)
+    others = {name: neutral for name, neutral in OF_SOME_REQUESTS.items() if name not in known}
+    _refuse("not supported by this engine in this kind of request", raw, others)
+    parameters = {*known, *UNSUPPORTED, *OF_SOME_REQUESTS}
+    for name in sorted(raw.keys() - parameters - WITHOUT_EFFECT):
+        _refuse_misspelt(name, parameters)
+
+
+def _refuse(reason: str, raw: Mapping[str, Any], parameters: Mapping[str, Neutral]) -> None:
+    refused = {
+        name: raw[name] for name, neutral in parameters.items() if name in raw and not is_neutral(raw[name], neutral)
+    }
     if refused:
-        raise UnsupportedFeatureError(
-            f"{named(refused)} {'is' if len(refused) == 1 else 'are'} not supported by this engine; "
-            f"leave {'it' if len(refused) == 1 else 'them'} out."
-        )
-    for name in sorted(raw.keys() - set(known) - UNSUPPORTED.keys() - WITHOUT_EFFECT):
-        _refuse_misspelt(name, {*known, *UNSUPPORTED})
+        verb, pronoun = ("is", "it") if len(refused) == 1 else ("are", "them")
+        raise UnsupportedFeatureError(f"{named(refused)} {verb} {reason}; leave {pronoun} out.")
 
 
 def is_neutral(value: object, neutral: Neutral) -> bool:

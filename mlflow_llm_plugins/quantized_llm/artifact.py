@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_llm_plugins.errors import CheckpointError, UnsupportedFeatureError
+from mlflow_llm_plugins.openai_api.decisions import read_temperatures
 from mlflow_llm_plugins.quantized_llm import hub
 from mlflow_llm_plugins.quantized_llm.checkpoint import (
     GENERATION_CONFIG_FILE,
@@ -80,6 +81,11 @@ class Artifact:
     def generation_config(self) -> dict[str, Any]:
         """Request defaults, in transformers' words: the model's own with those given when it was logged."""
         return read_generation_config(self.path / MODEL_FOLDER)
+
+    @property
+    def decision_temperatures(self) -> dict[str, float]:
+        """What the checkpoint's typed decisions were calibrated with."""
+        return read_temperatures(self.path / MODEL_FOLDER)
 
     def load(self, config: ModelConfig, *, trust_remote_code: bool) -> Components:
         """Load tokenizer and weights.

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 from mlflow_llm_plugins.errors import EngineUnavailableError, LLMError, QueueFullError
 from mlflow_llm_plugins.generation import GenerationEngine, GenerationOutput, GenerationRequest, GenerationStream
+from mlflow_llm_plugins.generation.cancellation import in_current_scope
 
 _SHORT = 16  # up to so many requests nobody wants a progress bar
 
@@ -96,7 +97,7 @@ class _Window:
         """None where the queue is full and one of ours will leave it."""
         with numbered(self._unit, len(self._outputs) + len(self._open), self._total):
             try:
-                return self._engine.submit(request)
+                return in_current_scope(self._engine.submit(request))
             except QueueFullError:
                 if not self._open:
                     raise

@@ -98,6 +98,7 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> An
             prompt_template=record.prompt_template,
             max_in_flight=2 * config.max_requests_per_batch,
             frame_is_request=frame_is_request(artifact.signature),
+            decision_temperatures=artifact.decision_temperatures,
         )
 
 

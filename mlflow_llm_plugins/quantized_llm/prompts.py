@@ -35,6 +35,17 @@ class PromptEncoder:
         """A conversation as the chat template writes it."""
         return openai_api.render_chat(self.tokenizer, messages, self.chat_template, template_kwargs)
 
+    def of_request(self, request: openai_api.ChatCompletionRequest) -> list[int]:
+        """A conversation with the tools and the effort of its request."""
+        return openai_api.render_chat(
+            self.tokenizer,
+            request.messages,
+            self.chat_template,
+            request.chat_template_kwargs,
+            request.tools,
+            request.reasoning_effort,
+        )
+
     def raw(self, prompt: openai_api.Prompt) -> list[int]:
         """Text or ids without a chat template; the prompt template is for texts of the artifact's own task."""
         if isinstance(prompt, str) and self.task != CHAT:

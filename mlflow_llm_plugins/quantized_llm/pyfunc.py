@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlflow_llm_plugins import openai_api
 from mlflow_llm_plugins.errors import InvalidInputError, QueueFullError, UnsupportedFeatureError, mlflow_errors
 from mlflow_llm_plugins.generation import (
-    Constraint,
     GenerationEngine,
     GenerationOutput,
     GenerationRequest,
     GenerationStream,
 )
-from mlflow_llm_plugins.openai_api.fields import named
-from mlflow_llm_plugins.quantized_llm.batch import generate_all, numbered
+from mlflow_llm_plugins.quantized_llm.batch import generate_all
+from mlflow_llm_plugins.quantized_llm.completions import Completions, Work
 from mlflow_llm_plugins.quantized_llm.inputs import Rows, Single, read_input
-from mlflow_llm_plugins.quantized_llm.prompts import PromptEncoder
 from mlflow_llm_plugins.quantized_llm.record import Task
 from mlflow_llm_plugins.quantized_llm.signature import given
-from mlflow_llm_plugins.quantized_llm.template import CHAT
-
-_logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What to generate: the tokens of each prompt, in order, and how."""
-
-    is_chat: bool
-    prompts: Sequence[list[int]]
-    options: openai_api.RequestOptions
 
 
 class QuantizedLLMPyfunc:
@@ -60,6 +44,7 @@ class QuantizedLLMPyfunc:
         chat_template: str | None = None,
         max_in_flight: int = 32,
         frame_is_request: bool = False,
+        decision_temperatures: Mapping[str, float] | None = None,
     ) -> None:
         """Wrap an engine, which stays the caller's to close.
 
@@ -75,18 +60,20 @@ class QuantizedLLMPyfunc:
             max_in_flight: Rows of one call that the engine has at the same time; twice its batch keeps it busy and
                 leaves room in its queue for others.
             frame_is_request: See `read_input`.
+            decision_temperatures: Of a server's typed decisions, by type of question.
         """
+        self.completions = Completions(
+            engine,
+            model_name=model_name,
+            task=task,
+            generation_config=generation_config,
+            prompt_template=prompt_template,
+            chat_template=chat_template,
+        )
+        self.max_in_flight = max_in_flight
+        self.decision_temperatures = dict(decision_temperatures or {})
         self._engine = engine
-        self._model_name = model_name
-        self._prompts = PromptEncoder(engine.tokenizer, task, prompt_template, chat_template)
-        self._defaults = openai_api.sampling_defaults(generation_config or {})
-        self._max_in_flight = max_in_flight
         self._frame_is_request = frame_is_request
-        if ignored := openai_api.unhonoured(generation_config or {}):
-            _logger.warning(
-                "Answers are made without %s: the model's generation_config has it, the engine does not support it.",
-                named(ignored),
-            )
 
     def get_raw_model(self) -> GenerationEngine:
         """The engine, for `PyFuncModel.get_raw_model()`."""
@@ -106,7 +93,8 @@ class QuantizedLLMPyfunc:
         with mlflow_errors():
             payload = read_input(data, self._frame_is_request)
             if isinstance(payload, Rows):
-                return [output.text for output in self._generate(self._rows(payload, params), "row")]
+                work = self.completions.rows(payload.rows, given(params))
+                return [output.text for output in self._generate(work, "row")]
             return self._answer(self._request(payload, params))
 
     def predict_stream(self, data: Any, params: dict[str, Any] | None = None) -> Iterator[openai_api.Chunk]:
@@ -124,82 +112,48 @@ class QuantizedLLMPyfunc:
                 return self._stream(self._request(payload, params))
             if len(payload.rows) > 1:
                 raise InvalidInputError(f"predict_stream answers one row at a time, got {len(payload.rows)}.")
-            return self._stream(self._rows(payload, params))
+            return self._stream(self.completions.rows(payload.rows, given(params)))
 
-    def _request(self, payload: Single, params: dict[str, Any] | None) -> _Work:
+    def _request(self, payload: Single, params: dict[str, Any] | None) -> Work:
         body = {**given(params), **payload.request}
-        if "messages" in body:
-            chat = openai_api.ChatCompletionRequest.parse(body)
-            return _Work(True, [self._prompts.chat(chat.messages, chat.chat_template_kwargs)], chat)
-        completion = openai_api.CompletionRequest.parse(body)
-        return _Work(False, [self._prompts.raw(prompt) for prompt in completion.prompts], completion)
+        return self.completions.chat(body) if "messages" in body else self.completions.completion(body)
 
-    def _rows(self, payload: Rows, params: dict[str, Any] | None) -> _Work:
-        options = openai_api.RequestOptions.parse(given(params))
-        if options.n > 1:
-            raise UnsupportedFeatureError(
-                f"n={options.n} is not supported for rows, which get one text each; "
-                "for several answers send a dict with messages or prompt."
-            )
-        prompts = []
-        for i, row in enumerate(payload.rows):
-            with numbered("row", i, len(payload.rows)):
-                prompts.append(self._prompts.row(row))
-        return _Work(self._prompts.task == CHAT, prompts, options)
+    def _generate(self, work: Work, unit: str) -> list[GenerationOutput]:
+        return generate_all(self._engine, work.requests, self.max_in_flight, unit)
 
-    def _generate(self, work: _Work, unit: str) -> list[GenerationOutput]:
-        return generate_all(self._engine, self._generation_requests(work), self._max_in_flight, unit)
-
-    def _generation_requests(self, work: _Work) -> list[GenerationRequest]:
-        """One for each choice, prompt by prompt; all are checked before the first is submitted."""
-        sampling = openai_api.with_defaults(work.options.sampling, self._defaults)
-        seed = sampling.pop("seed", None)
-        if "constraint" in sampling:
-            sampling["constraint"] = Constraint(*sampling["constraint"])
-        return [
-            GenerationRequest(prompt_ids=ids, seed=None if seed is None else _nth_seed(seed, i), **sampling)
-            for ids in work.prompts
-            for i in range(work.options.n)
-        ]
-
-    def _answer(self, work: _Work) -> dict[str, Any]:
+    def _answer(self, work: Work) -> dict[str, Any]:
         if work.options.stream:
             raise UnsupportedFeatureError(
                 "stream=True is not supported by predict, which returns whole answers; "
                 "call predict_stream instead, or leave stream out."
             )
-        choices = _grouped(self._generate(work, "choice"), work.options.n)
-        if work.is_chat:
-            return openai_api.chat_completion(self._model_name, choices[0])
-        return openai_api.text_completion(self._model_name, choices)
+        return self.completions.answer(self.completions.echoed(work), self._generate(work, "choice"))
 
-    def _stream(self, work: _Work) -> Iterator[openai_api.Chunk]:
-        kind = openai_api.ChatChunks if work.is_chat else openai_api.CompletionChunks
-        chunks = kind(self._model_name, work.options.include_usage)
-        requests = self._generation_requests(work)
-        for request in requests:
+    def _stream(self, work: Work) -> Iterator[openai_api.Chunk]:
+        for request in work.requests:
             self._engine.check(request)
-        return self._chunks(requests, chunks, work.options.n)
+        return self._chunks(work)
 
-    def _chunks(
-        self, requests: Sequence[GenerationRequest], chunks: openai_api.Chunks, n: int
-    ) -> Iterator[openai_api.Chunk]:
-        waiting, streams = deque(requests), deque[GenerationStream]()
+    def _chunks(self, work: Work) -> Iterator[openai_api.Chunk]:
+        work = self.completions.echoed(work)
+        chunks = self.completions.chunks(work)
+        waiting, streams = deque(work.requests), deque[GenerationStream]()
         outputs: list[GenerationOutput] = []
         try:
             with mlflow_errors():
                 while waiting or streams:
                     self._submit_some(waiting, streams)
-                    yield from _choice(chunks, len(outputs), streams[0])
+                    yield from _choice(chunks.choice(len(outputs)), streams[0])
                     outputs.append(streams.popleft().result())
-                yield from chunks.closing(_grouped(outputs, n))
+                yield from self.completions.scored_only(chunks, work)
+                yield from self.completions.closing(chunks, work, outputs)
         finally:
             for stream in streams:
                 stream.cancel()
 
     def _submit_some(self, waiting: deque[GenerationRequest], streams: deque[GenerationStream]) -> None:
         """As many as our share of the queue and the queue itself allow, but one at least."""
-        while waiting and len(streams) < self._max_in_flight:
+        while waiting and len(streams) < self.max_in_flight:
             try:
                 streams.append(self._engine.submit(waiting[0]))
             except QueueFullError:
@@ -209,18 +163,8 @@ class QuantizedLLMPyfunc:
             waiting.popleft()
 
 
-def _choice(chunks: openai_api.Chunks, index: int, stream: GenerationStream) -> Iterator[openai_api.Chunk]:
-    yield from chunks.opening(index)
+def _choice(choice: openai_api.Choice, stream: GenerationStream) -> Iterator[openai_api.Chunk]:
+    yield from choice.opening()
     for event in stream:
-        if event.text:
-            yield chunks.delta(index, event.text)
-    yield chunks.finish(index, stream.result().finish_reason)
-
-
-def _grouped(outputs: Sequence[GenerationOutput], size: int) -> list[Sequence[GenerationOutput]]:
-    return [outputs[i : i + size] for i in range(0, len(outputs), size)]
-
-
-def _nth_seed(seed: int, n: int) -> int:
-    """Choices differ, and the largest seed has neighbours too: 64 bits wrap around."""
-    return (seed + n + 2**63) % 2**64 - 2**63
+        yield from choice.push(event)
+    yield from choice.finish(stream.result().finish_reason)

@@ -18,6 +18,7 @@ from mlflow_llm_plugins.errors import (
     MissingDependencyError,
     UnsupportedFeatureError,
 )
+from mlflow_llm_plugins.openai_api.decisions.temperatures import DECISION_CONFIG
 from mlflow_llm_plugins.quantized_llm.checkpoint import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
@@ -320,8 +321,8 @@ def _first_accelerator() -> str | None:
 
 
 def _copy_small_files(source: Path, folder: Path, *, code: bool) -> None:
-    names = [CONFIG_FILE, GENERATION_CONFIG_FILE, *(file.name for file in source.glob("*.py") if code)]
-    for name in names:
+    scripts = [file.name for file in source.glob("*.py") if code]
+    for name in (CONFIG_FILE, GENERATION_CONFIG_FILE, DECISION_CONFIG, *scripts):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
 

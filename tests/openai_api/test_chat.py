@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import pytest
 
-from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
 from mlflow_llm_plugins.openai_api import parse_messages, render_chat
 from tests.models import byte_tokenizer
 
 SECRET = "the launch code is 4711"
 ECHO = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
+TOOLS_ECHO = "{% for tool in tools or [] %}{{ tool | tojson }};{% endfor %}" + ECHO
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 
 
 def user(content):
@@ -34,6 +37,36 @@ def test_template_variables_reach_the_template():
     tokenizer = byte_tokenizer()
     ids = render_chat(tokenizer, user("hi"), template, {"enable_thinking": True})
     assert tokenizer.decode(ids) == "user:hi;<think>"
+
+
+def test_tools_reach_the_template():
+    tokenizer = byte_tokenizer()
+    ids = render_chat(tokenizer, user("hi"), TOOLS_ECHO, tools=[TOOL])
+    assert tokenizer.decode(ids) == f"{json.dumps(TOOL)};user:hi;"
+    assert tokenizer.decode(render_chat(tokenizer, user("hi"), TOOLS_ECHO)) == "user:hi;"
+
+
+def test_tools_choose_the_template_that_is_made_for_them():
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = {"default": ECHO, "tool_use": TOOLS_ECHO}
+    assert tokenizer.decode(render_chat(tokenizer, user("hi"))) == "user:hi;"
+    assert tokenizer.decode(render_chat(tokenizer, user("hi"), tools=[TOOL])).startswith('{"type": "function"')
+
+
+def test_reasoning_effort_reaches_a_template_that_has_it():
+    tokenizer = byte_tokenizer()
+    template = ECHO + "{{ reasoning_effort }}"
+    assert tokenizer.decode(render_chat(tokenizer, user("hi"), template, reasoning_effort="low")) == "user:hi;low"
+
+
+@pytest.mark.parametrize(("name", "value"), [("tools", [TOOL]), ("reasoning_effort", "low")])
+def test_what_the_template_has_no_place_for_is_refused(name, value):
+    with pytest.raises(UnsupportedFeatureError) as refusal:
+        render_chat(byte_tokenizer(), user("hi"), "{# my_tools #}" + ECHO, **{name: value})
+    assert str(refusal.value) == (
+        f"{name} is not supported by this model: its chat template does not mention {name}. "
+        f"Leave {name} out, or log the model with a chat_template that does."
+    )
 
 
 @pytest.mark.parametrize("token", ["<|end|>", "<|system|>", "<|eos|>", "<|unused_3|>"])

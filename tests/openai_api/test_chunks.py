@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from mlflow_llm_plugins.openai_api import ChatChunks, CompletionChunks
+from mlflow_llm_plugins.openai_api import ChatChunks, CompletionChunks, usage
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ class Output:
     prompt_tokens: int = 5
     completion_tokens: int = 2
     finish_reason: str = "stop"
+    cached_tokens: int = 3
 
 
 def stream(chunks, index=0):
@@ -63,6 +64,7 @@ def test_all_chunks_of_one_answer_have_one_id(kind, prefix):
 def test_usage_comes_in_a_last_chunk_without_choices_where_it_was_asked_for(kind):
     *earlier, last = stream(kind("m", include_usage=True))
     assert last["choices"] == []
-    assert last["usage"] == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    assert last["usage"] == usage([[Output()]])
+    assert last["usage"]["prompt_tokens_details"] == {"cached_tokens": 3}
     assert all(chunk["usage"] is None for chunk in earlier)
     assert all("usage" not in chunk for chunk in stream(kind("m")))

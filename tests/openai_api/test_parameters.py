@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
-from mlflow_llm_plugins.openai_api.parameters import UNSUPPORTED, WITHOUT_EFFECT, check_parameters
+from mlflow_llm_plugins.openai_api.parameters import OF_SOME_REQUESTS, UNSUPPORTED, WITHOUT_EFFECT, check_parameters
 
 KNOWN = ("temperature", "top_p", "max_tokens", "stop", "n")
 
@@ -15,11 +15,6 @@ KNOWN = ("temperature", "top_p", "max_tokens", "stop", "n")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("logprobs", True),
-        ("logprobs", 0),  # a completion's way to ask for the chosen token's
-        ("logprobs", 5),
-        ("top_logprobs", 3),
-        ("echo", True),
         ("suffix", "}"),
         ("best_of", 2),
         ("modalities", ["text", "audio"]),
@@ -31,8 +26,6 @@ KNOWN = ("temperature", "top_p", "max_tokens", "stop", "n")
         ("guided_regex", "[a-z]+"),
         ("guided_choice", ["yes", "no"]),
         ("guided_grammar", "root ::= x"),
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "required"),
         ("do_sample", True),
         ("chat_template", "{{ messages }}"),
     ],
@@ -46,8 +39,28 @@ def test_a_parameter_that_cannot_be_honoured_is_refused_by_name(name, value):
 
 def test_all_refused_parameters_stand_in_one_message():
     with pytest.raises(UnsupportedFeatureError) as refusal:
-        check_parameters({"logprobs": True, "echo": True, "temperature": 1}, KNOWN)
-    assert str(refusal.value) == "logprobs=True, echo=True are not supported by this engine; leave them out."
+        check_parameters({"suffix": "}", "best_of": 2, "temperature": 1}, KNOWN)
+    assert str(refusal.value) == "suffix='}', best_of=2 are not supported by this engine; leave them out."
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("logprobs", True),
+        ("logprobs", 0),  # a completion's way to ask for the picked token's
+        ("top_logprobs", 3),
+        ("echo", True),
+        ("tools", [{"type": "function"}]),
+        ("tool_choice", "required"),
+        ("reasoning_effort", "low"),
+    ],
+)
+def test_a_parameter_that_only_other_requests_have_is_refused_and_left_to_those(name, value):
+    with pytest.raises(UnsupportedFeatureError) as refusal:
+        check_parameters({name: value}, KNOWN)
+    shown = f"{name}={value!r}"
+    assert str(refusal.value) == f"{shown} is not supported by this engine in this kind of request; leave it out."
+    assert check_parameters({name: value}, (*KNOWN, name)) is None
 
 
 @pytest.mark.parametrize(
@@ -57,7 +70,7 @@ def test_all_refused_parameters_stand_in_one_message():
         {"typical_p": 1.0, "num_beams": 1, "length_penalty": 1, "bad_words": [], "use_beam_search": False},
         {"structured_outputs": {}, "guided_json": "", "guided_regex": "", "guided_choice": []},
         {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "modalities": ["text"]},
-        dict.fromkeys(UNSUPPORTED),
+        dict.fromkeys({**UNSUPPORTED, **OF_SOME_REQUESTS}),
     ],
 )
 def test_values_that_ask_for_what_happens_anyway_pass(neutral):

@@ -13,6 +13,7 @@ from mlflow_llm_plugins.openai_api import ChatCompletionRequest, CompletionReque
 from mlflow_llm_plugins.openai_api.requests import MAX_CHOICES
 
 MESSAGES = [{"role": "user", "content": "hi"}]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 
 
 def test_a_chat_request_is_read_with_all_its_fields():
@@ -26,21 +27,38 @@ def test_a_chat_request_is_read_with_all_its_fields():
             "stream": True,
             "stream_options": {"include_usage": True},
             "chat_template_kwargs": {"enable_thinking": False},
+            "logprobs": True,
+            "top_logprobs": 4,
+            "tools": [TOOL],
+            "reasoning_effort": "low",
+            "parallel_tool_calls": False,
             "user": "u-1",
             "metadata": {"team": "a"},
         }
     )
     assert request.messages == tuple(MESSAGES)
-    assert request.sampling == {"temperature": 0.0, "max_new_tokens": 9}
+    assert request.sampling == {"temperature": 0.0, "max_new_tokens": 9, "top_logprobs": 4}
     assert (request.n, request.stream, request.include_usage) == (2, True, True)
+    assert (request.tools, request.reasoning_effort) == ((TOOL,), "low")
     assert request.chat_template_kwargs == {"enable_thinking": False}
 
 
 def test_a_completion_request_is_read_with_all_its_fields():
-    request = CompletionRequest.parse({"prompt": ["a", "b"], "stop": "\n", "seed": 1})
+    request = CompletionRequest.parse({"prompt": ["a", "b"], "stop": "\n", "seed": 1, "logprobs": 0, "echo": True})
     assert request.prompts == ("a", "b")
-    assert request.sampling == {"stop": ("\n",), "seed": 1}
+    assert request.sampling == {"stop": ("\n",), "seed": 1, "top_logprobs": 0}
     assert (request.n, request.stream, request.include_usage) == (1, False, False)
+    assert (request.echo, request.score_only) == (True, False)
+
+
+def test_a_completion_of_no_tokens_scores_its_prompt():
+    request = CompletionRequest.parse({"prompt": "a", "max_tokens": 0, "echo": True, "logprobs": 1})
+    assert (request.echo, request.score_only) == (True, True)
+    assert request.sampling == {"top_logprobs": 1}
+
+
+def test_where_tools_may_not_be_called_the_request_has_none():
+    assert ChatCompletionRequest.parse({"messages": MESSAGES, "tools": [TOOL], "tool_choice": "none"}).tools == ()
 
 
 def test_options_are_read_without_messages_or_prompt():
@@ -72,6 +90,19 @@ def test_options_are_read_without_messages_or_prompt():
             {"messages": MESSAGES, "chat_template_kwargs": "x"},
             "chat_template_kwargs must be an object with string keys, got 'x'.",
         ),
+        (ChatCompletionRequest, {"messages": MESSAGES, "top_logprobs": 2}, "top_logprobs=2 needs logprobs=true."),
+        (ChatCompletionRequest, {"messages": MESSAGES, "tools": "f"}, "tools must be a list of functions, got str."),
+        (
+            ChatCompletionRequest,
+            {"messages": MESSAGES, "reasoning_effort": 1},
+            "reasoning_effort must be a string, got 1.",
+        ),
+        (CompletionRequest, {"prompt": "x", "echo": 1}, "echo must be true or false, got 1."),
+        (
+            CompletionRequest,
+            {"prompt": "x", "max_tokens": 0},
+            "max_tokens must be at least 1, or 0 with echo=true, got 0.",
+        ),
     ],
 )
 def test_a_bad_request_is_refused_with_field_value_and_what_is_allowed(kind, raw, complaint):
@@ -86,6 +117,22 @@ def test_a_bad_request_is_refused_with_field_value_and_what_is_allowed(kind, raw
 def test_a_parameter_that_cannot_be_honoured_is_never_ignored(kind, raw):
     with pytest.raises(UnsupportedFeatureError, match=r"^guided_json=\{'type': 'object'\} is not supported by this e"):
         kind.parse({**raw, "guided_json": {"type": "object"}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "refused"),
+    [
+        (ChatCompletionRequest, {"messages": MESSAGES, "echo": True}, "echo=True"),
+        (CompletionRequest, {"prompt": "x", "top_logprobs": 2}, "top_logprobs=2"),
+        (CompletionRequest, {"prompt": "x", "tool_choice": "required"}, "tool_choice='required'"),
+        (RequestOptions, {"logprobs": True}, "logprobs=True"),
+    ],
+)
+def test_what_another_kind_of_request_reads_is_refused(kind, raw, refused):
+    with pytest.raises(UnsupportedFeatureError) as refusal:
+        kind.parse(raw)
+    message = f"{refused} is not supported by this engine in this kind of request; leave it out."
+    assert str(refusal.value) == message
 
 
 @pytest.mark.parametrize(
@@ -109,6 +156,7 @@ field_names = st.sampled_from(
     [
         *("messages", "prompt", "temperature", "n", "stop", "stream", "stream_options", "tools", "max_tokens", "x"),
         *("logit_bias", "stop_token_ids", "ignore_eos", "response_format", "choice", "json_schema"),
+        *("logprobs", "top_logprobs", "echo", "tool_choice", "reasoning_effort"),
     ]
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mlflow_llm_plugins.errors import (
@@ -12,7 +12,14 @@ from mlflow_llm_plugins.errors import (
     QueueFullError,
     RequestCancelledError,
 )
-from mlflow_llm_plugins.generation import ChoiceScores, EngineStats, GenerationOutput, GenerationRequest, TokenEvent
+from mlflow_llm_plugins.generation import (
+    ChoiceScores,
+    EngineStats,
+    GenerationOutput,
+    GenerationRequest,
+    TokenEvent,
+    TokenScores,
+)
 
 FAILS = "BOOM"  # a prompt that holds it fails while it is generated
 
@@ -51,8 +58,10 @@ class FakeEngine:
     def prompts(self) -> list[str]:
         return [self.tokenizer.decode(request.prompt_ids) for request in self.requests]
 
-    def score(self, texts: Sequence[Any]) -> list[list[float]]:
-        return [[0.0] * (len(text) - 1) for text in texts]
+    def score(self, texts: Sequence[Any], top_logprobs: int = 0) -> list[TokenScores]:
+        alternatives = tuple((n, 0.0) for n in range(top_logprobs))
+        places = [len(text) - 1 for text in texts]
+        return [TokenScores([0.0] * n, [alternatives] * n if top_logprobs else ()) for n in places]
 
     def choose(self, prompts: Sequence[Any], choices: Sequence[Any]) -> list[ChoiceScores]:
         shared = all(isinstance(choice, str) or isinstance(choice[0], int) for choice in choices)
@@ -60,7 +69,7 @@ class FakeEngine:
         return [ChoiceScores([math.log(1 / len(own))] * len(own)) for own in rows]
 
     def stats(self) -> EngineStats:
-        return EngineStats("fake", "running", len(self.open), self.context, 0)
+        return EngineStats("fake", "running", len(self.open), 0, self.context, 0)
 
     def close(self) -> None:
         for stream in self.open:
@@ -81,6 +90,14 @@ class FakeStream:
             self._raise_if_cancelled()
             yield TokenEvent(token_id, character, -0.5)
         self.result()
+
+    def listen(self, listener: Callable[[TokenEvent | None], None]) -> None:
+        for event in self:
+            listener(event)
+        listener(None)
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        callback()
 
     def cancel(self) -> None:
         self.was_cancelled = self.was_cancelled or self.is_open

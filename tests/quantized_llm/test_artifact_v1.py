@@ -23,6 +23,6 @@ def test_the_first_format_still_answers_through_pyfunc(override):
     try:
         answer = model.predict({"messages": [{"role": "user", "content": "Hello"}]})
         assert answer["choices"][0]["message"]["content"] == ANSWER
-        assert answer["usage"] == {"prompt_tokens": 9, "completion_tokens": 8, "total_tokens": 17}
+        assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (9, 8)
     finally:
         model.get_raw_model().close()

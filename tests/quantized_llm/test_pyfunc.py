@@ -219,7 +219,12 @@ class TestRequests:
         assert choice["message"]["content"] == f"[{chat(SYSTEM, USER)}]"[:5]
         assert choice["finish_reason"] == "length"
         tokens = len(engine.requests[0].prompt_ids)
-        assert answer["usage"] == {"prompt_tokens": tokens, "completion_tokens": 5, "total_tokens": tokens + 5}
+        assert answer["usage"] == {
+            "prompt_tokens": tokens,
+            "completion_tokens": 5,
+            "total_tokens": tokens + 5,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        }
 
     @pytest.mark.parametrize("task", [CHAT, COMPLETIONS])
     def test_a_prompt_is_raw_text_whatever_the_task(self, engine, task):
@@ -289,7 +294,8 @@ class TestRequests:
             ({"messages": [USER], "top_p": 0}, "top_p must be above 0 and at most 1, got 0.0."),
             ({"messages": [USER], "max_tokens": 0}, "max_new_tokens must be at least 1, got 0."),
             ({"messages": [USER], "temprature": 1}, "Did you mean 'temperature'?"),
-            ({"messages": [USER], "logprobs": True}, "logprobs=True is not supported by this engine"),
+            ({"messages": [USER], "top_logprobs": 2}, "top_logprobs"),
+            ({"prompt": "a", "max_tokens": 0}, "max_tokens must be at least 1, or 0 with echo=true, got 0"),
             ({"messages": [USER], "repetition_penalty": 0}, "repetition_penalty must be above 0 and at most 100"),
             ({"messages": [USER], "logit_bias": {"5": 101}}, "logit_bias must be a mapping of token ids to numbers"),
             ({"messages": [USER], "choice": ["a", ""]}, "choice must be a tuple of strings that are not empty"),
@@ -338,7 +344,7 @@ class TestStreams:
     def test_usage_comes_last_where_it_was_asked_for(self, engine):
         request = {"prompt": "ab", "max_tokens": 2, "stream_options": {"include_usage": True}}
         *_, last = model(engine).predict_stream(request)
-        assert last["usage"] == {"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 4}
+        assert (last["usage"]["prompt_tokens"], last["usage"]["completion_tokens"]) == (2, 2)
 
     @pytest.mark.parametrize(("task", "kind"), [(CHAT, "chat.completion.chunk"), (COMPLETIONS, "text_completion")])
     @pytest.mark.parametrize("data", ["hi", ["hi"], pd.DataFrame({"prompt": ["hi"]})])
@@ -414,7 +420,7 @@ def invoke(artifact):
     """Posts JSON to the stock scoring server, through all of MLflow's parsing and enforcement."""
 
     def post(payload, content_type="application/json", **options):
-        client = TestClient(scoring_server.init(artifact(**options)))
+        client = TestClient(scoring_server.init.__wrapped__(artifact(**options)))  # as MLflow has it
         body = payload if isinstance(payload, str) else json.dumps(payload)
         return client.post("/invocations", content=body, headers={"content-type": content_type})
 
@@ -591,3 +597,19 @@ def test_a_stream_of_more_choices_than_the_queue_holds_is_delivered(tokenizer):
     assert {chunk["choices"][0]["index"] for chunk in chunks if chunk["choices"]} == set(range(8))
     assert engine.open == []
     assert engine.most_open <= 3
+
+
+class TestDetails:
+    def test_log_probabilities_come_with_a_chat(self, artifact):
+        answer = artifact().predict({"messages": [USER], "max_tokens": 3, "logprobs": True})
+        assert [row["logprob"] for row in answer["choices"][0]["logprobs"]["content"]] == [-0.5] * 3
+
+    def test_an_echoed_prompt_is_scored_and_nothing_is_generated_for_it_alone(self, artifact, engine):
+        answer = artifact().predict({"prompt": "ab", "max_tokens": 0, "echo": True, "logprobs": 1})
+        assert answer["choices"][0]["text"] == "ab"
+        assert answer["choices"][0]["logprobs"]["token_logprobs"][0] is None
+        assert engine.requests == []
+
+    def test_an_echo_streams_before_the_answer(self, artifact):
+        chunks = artifact().predict_stream({"prompt": "ab", "max_tokens": 3, "echo": True})
+        assert "".join(choice["text"] for chunk in chunks for choice in chunk["choices"]) == "ab[ab"

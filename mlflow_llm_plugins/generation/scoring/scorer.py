@@ -7,13 +7,15 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice, repeat
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from mlflow_llm_plugins.generation.architecture import input_device, is_exact, vocabulary_size
-from mlflow_llm_plugins.generation.engine import ChoiceScores
+from mlflow_llm_plugins.generation.engine import Alternatives, ChoiceScores, TokenScores
+from mlflow_llm_plugins.generation.sampling.rows import top
 from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow
 from mlflow_llm_plugins.generation.scoring.prefix_caches import PrefixCaches
 from mlflow_llm_plugins.generation.scoring.tree_pass import TreePass
@@ -47,13 +49,14 @@ class Scorer:
         can_branch = can_branch and "position_ids" in inspect.signature(model.forward).parameters
         self._tree_pass = self._find_tree_pass() if can_branch else None
 
-    def score(self, texts: Sequence[list[int]]) -> list[list[float]]:
-        """Log-probability of tokens 2 to n of each text; an empty list for a text of one token."""
-        scores: list[list[float]] = [[] for _ in texts]
+    def score(self, texts: Sequence[list[int]], top_logprobs: int = 0) -> list[TokenScores]:
+        """Log-probability of tokens 2 to n of each text, and the best tokens there; empty for a text of one token."""
+        scores = [TokenScores() for _ in texts]
         with self._lock, torch.no_grad():
             for rows in batches([len(text) for text in texts]):
-                for row, logprobs in zip(rows, self._score_batch([texts[row] for row in rows]), strict=True):
-                    scores[row] = logprobs
+                batch = self._score_batch([texts[row] for row in rows], top_logprobs)
+                for row, of_one in zip(rows, batch, strict=True):
+                    scores[row] = of_one
         return scores
 
     def choose(self, rows: Sequence[ChoiceRow]) -> list[ChoiceScores]:
@@ -69,25 +72,25 @@ class Scorer:
         """Free the kept beginnings; later calls keep none."""
         self._prefixes.close()
 
-    def _score_batch(self, texts: Sequence[list[int]]) -> Iterator[list[float]]:
+    def _score_batch(self, texts: Sequence[list[int]], top_logprobs: int) -> Iterator[TokenScores]:
         ids, mask = self._right_pad(texts)
-        targets = ids[:, 1:][mask[:, 1:].bool()]  # [scored], row by row
-        logprobs = self._target_logprobs(ids, mask, targets)
-        for part in logprobs.split([len(text) - 1 for text in texts]):
-            yield part.tolist()
+        scored = mask[:, 1:].bool()
+        slices = zip(self._logits(ids, mask, scored), ids[:, 1:][scored].split(_HEAD_POSITIONS), strict=True)
+        places = chain.from_iterable(_scores(logits, targets, top_logprobs) for logits, targets in slices)
+        for text in texts:
+            own = list(islice(places, len(text) - 1))
+            yield TokenScores([score for score, _ in own], [best for _, best in own] if top_logprobs else ())
 
-    def _target_logprobs(self, ids: torch.Tensor, mask: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """[scored] log-probabilities of the targets, each read at the position before it."""
-        before = mask[:, 1:].bool()
+    def _logits(self, ids: torch.Tensor, mask: torch.Tensor, scored: torch.Tensor) -> Iterator[torch.Tensor]:
+        """[`_HEAD_POSITIONS` or less, vocab] of the places before the scored ones, row by row."""
         if self._sliced_head is None:
             logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            return _logprobs(logits[:, :-1][before], targets)
+            yield from logits[:, :-1][scored].split(_HEAD_POSITIONS)
+            return
         base, head = self._sliced_head
         hidden = base(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        hidden = hidden[:, :-1][before]  # [scored, hidden]
-        slices = zip(hidden.split(_HEAD_POSITIONS), targets.split(_HEAD_POSITIONS), strict=True)
-        parts = [_logprobs(head(rows), wanted) for rows, wanted in slices]
-        return torch.cat(parts) if parts else torch.empty(0)
+        for places in hidden[:, :-1][scored].split(_HEAD_POSITIONS):
+            yield head(places)
 
     def _choose_whole(self, rows: Sequence[ChoiceRow]) -> list[ChoiceScores]:
         whole = [(row.stem + tail, len(tail)) for row in rows for tail in row.tails]
@@ -165,7 +168,18 @@ def _difference(some: Sequence[ChoiceScores], others: Sequence[ChoiceScores]) ->
     return max(differences) if all(map(math.isfinite, differences)) else math.inf
 
 
-def _logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """[n] log-probability of each target under [n, vocab] logits, in float32."""
+def _scores(logits: torch.Tensor, targets: torch.Tensor, top_logprobs: int) -> Iterator[tuple[float, Alternatives]]:
+    """The log-probability of each target, and the best tokens with theirs, under [n, vocab] logits, in float32."""
     logits = logits.float()
-    return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+    mass = logits.logsumexp(-1, keepdim=True)
+    scores = (logits.gather(1, targets[:, None]) - mass)[:, 0].tolist()
+    if not (top_logprobs and scores):
+        return zip(scores, repeat(()))
+    values, ids = top(logits, top_logprobs)
+    best = zip(ids.tolist(), (values - mass).tolist(), strict=True)
+    return zip(scores, (_possible(*place) for place in best), strict=True)
+
+
+def _possible(ids: Sequence[int], logprobs: Sequence[float]) -> Alternatives:
+    pairs = zip(ids, logprobs, strict=True)
+    return tuple((token_id, logprob) for token_id, logprob in pairs if logprob > -math.inf)
