@@ -31,7 +31,7 @@ setup(
     packages=find_packages(include=["mlflow_llm_plugins*"]),
     package_data={"mlflow_llm_plugins": ["py.typed"]},
     python_requires=">=3.10",
-    install_requires=["mlflow>=3.11.1,<4", "pydantic>=2", "psutil>=5.9.8", "packaging"],
+    install_requires=["mlflow>=3.11.1,<4", "pydantic>=2", "psutil>=5.9.8", "packaging", "prometheus-client>=0.20"],
     extras_require={
         "torch": TORCH,
         "all": [*TORCH, "rich", "tqdm", "nvidia-ml-py"],
@@ -40,7 +40,11 @@ setup(
     },
     entry_points={
         # Tags on every run: hardware, library versions, where it ran.
-        "mlflow.run_context_provider": ["llm=mlflow_llm_plugins.run_context:LLMRunContextProvider"],
+        "mlflow.run_context_provider": [
+            "llm=mlflow_llm_plugins.run_context:LLMRunContextProvider",
+            # No tags; MLflow loads it early, which lets it extend `mlflow models serve`.
+            "llm-hooks=mlflow_llm_plugins.mlflow_hooks:HooksProvider",
+        ],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pydantic.fields import FieldInfo
+
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
+from mlflow_llm_plugins.serving.settings import ServingSettings, variable
 
 PATH = Path(__file__).parents[1] / "README.md"
-SETTINGS = re.compile(r"(?<=<!-- settings -->\n).*?(?=<!-- /settings -->)", re.DOTALL)
 
 
 def blocks(language: str) -> list[str]:
@@ -18,12 +20,37 @@ def blocks(language: str) -> list[str]:
 
 def settings_table() -> str:
     """Every key of `model_config` with its default and meaning."""
-    rows = [
-        f"| `{name}` | {'' if field.default is None else field.default} | {field.description} |"
-        for name, field in ModelConfig.model_fields.items()
-    ]
+    rows = [_row(name, field) for name, field in ModelConfig.model_fields.items()]
     return "\n".join(["| setting | default | |", "|---|---|---|", *rows, ""])
 
 
+def limits_table() -> str:
+    """Every environment variable of a server with its default and meaning."""
+    rows = [_row(variable(name), field) for name, field in ServingSettings.model_fields.items()]
+    return "\n".join(["| environment variable | default | |", "|---|---|---|", *rows, ""])
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    return f"| `{name}` | {'' if field.default is None else field.default} | {field.description} |"
+
+
+TABLES = {"settings": settings_table, "limits": limits_table}  # by their marks in the README
+
+
+def written(mark: str) -> str:
+    """The table between two marks."""
+    found = _between(mark).search(PATH.read_text(encoding="utf-8"))
+    assert found is not None, f"no marks for {mark}"
+    return found[0]
+
+
+def _between(mark: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<=<!-- {mark} -->\n).*?(?=<!-- /{mark} -->)", re.DOTALL)
+
+
 if __name__ == "__main__":
-    PATH.write_text(SETTINGS.sub(lambda _: settings_table(), PATH.read_text(encoding="utf-8")), encoding="utf-8")
+    for mark, table in TABLES.items():
+        text = table()
+        PATH.write_text(
+            _between(mark).sub(lambda _, text=text: text, PATH.read_text(encoding="utf-8")), encoding="utf-8"
+        )

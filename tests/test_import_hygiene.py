@@ -50,9 +50,9 @@ def clean(tmp_path_factory) -> dict:
     return json.loads(run_fresh(["-c", START_RUN], tmp_path_factory.mktemp("clean")).splitlines()[-1])
 
 
-def test_importing_mlflow_loads_of_this_package_the_provider_alone(clean):
+def test_importing_mlflow_loads_of_this_package_the_two_providers_alone(clean):
     ours = [name for name in clean["imported"] if name.partition(".")[0] == "mlflow_llm_plugins"]
-    assert ours == ["mlflow_llm_plugins", "mlflow_llm_plugins.run_context"]
+    assert ours == ["mlflow_llm_plugins", "mlflow_llm_plugins.mlflow_hooks", "mlflow_llm_plugins.run_context"]
 
 
 @pytest.mark.parametrize("when", ["imported", "after"])

@@ -15,6 +15,8 @@ from tests.e2e.serving import free_port, served
 
 pytestmark = pytest.mark.slow
 
+ADDRESS = "127.0.0.1:5001"
+
 
 @pytest.fixture
 def directory_of_a_reader(tiny_llama, tracking, tmp_path, monkeypatch):
@@ -26,15 +28,26 @@ def directory_of_a_reader(tiny_llama, tracking, tmp_path, monkeypatch):
 
 def test_the_examples_run(directory_of_a_reader, capsys):
     names: dict[str, object] = {}
-    for block in readme.blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)
+    alone = [block for block in readme.blocks("python") if ADDRESS not in block]
+    asking = [block for block in readme.blocks("python") if ADDRESS in block]
+    for block in alone:
+        run(block, names)
     assert len(names["found"]) == 1
     assert capsys.readouterr().out.strip()  # the streamed answer
-    run_commands(directory_of_a_reader)
+    run_commands(directory_of_a_reader, lambda port: [run(at(port, block), names) for block in asking])
+    assert capsys.readouterr().out.strip().endswith(("loops", "classes"))  # what was streamed, and the verdict
 
 
-def run_commands(directory):
-    """The `mlflow models` commands of the README, as they are but for the port."""
+def run(block, names):
+    exec(compile(block, "README.md", "exec"), names)
+
+
+def at(port, text):
+    return text.replace(ADDRESS, f"127.0.0.1:{port}")
+
+
+def run_commands(directory, ask):
+    """The `mlflow models` commands of the README, as they are but for the port; `ask` gets it while they serve."""
     serve, *others = [line for block in readme.blocks("bash") for line in block.splitlines() if ".venv" not in line]
     assert serve.startswith("mlflow models serve")
     port = free_port()
@@ -48,12 +61,13 @@ def run_commands(directory):
                 check=True,
             ).stdout
             for command in (
-                in_this_environment(line) if line.startswith("mlflow") else line.replace("5001", str(port))
-                for line in others
+                in_this_environment(line) if line.startswith("mlflow") else at(port, line) for line in others
             )
         ]
-    curl, _, predict = answers
-    assert '"chat.completion"' in curl
+        ask(port)
+    chat, decision, _, predict = answers
+    assert '"chat.completion"' in chat
+    assert '"noul"' in decision
     assert '"predictions"' in predict
 
 
@@ -71,10 +85,9 @@ def test_the_two_commands_set_up_everything_themselves():
         assert command.strip().endswith(f".venv/bin/python {ending}")
 
 
-def test_the_table_of_settings_is_that_of_the_code():
-    written = readme.SETTINGS.search(readme.PATH.read_text(encoding="utf-8"))
-    assert written is not None
-    assert written[0] == readme.settings_table(), "run: python -m tests.readme"
+@pytest.mark.parametrize("mark", readme.TABLES)
+def test_a_generated_table_is_that_of_the_code(mark):
+    assert readme.written(mark) == readme.TABLES[mark](), "run: python -m tests.readme"
 
 
 def test_mlflow_in_the_readme_is_the_one_tested():

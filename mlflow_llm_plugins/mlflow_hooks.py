@@ -1,0 +1,166 @@
+"""The plug `mlflow.run_context_provider: llm-hooks`, and the only file that changes what MLflow does.
+
+`import mlflow` creates the provider, before MLflow's own modules that are changed here exist; so each change waits
+for its module to be imported. A change that fails leaves MLflow as it is, with one warning.
+`MLFLOW_LLM_EXTEND_STOCK=0` switches all of them off. To add one: a function and a row in `PATCHES`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import logging
+import os
+import posixpath
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+_logger = logging.getLogger(__name__)
+
+SWITCH = "MLFLOW_LLM_EXTEND_STOCK"
+_FLAVOR = "mlflow_llm_plugins.quantized_llm"
+_PYFUNC = f"{_FLAVOR}.pyfunc"
+
+Patch = Callable[[Any], None]
+
+
+class HooksProvider:
+    """A run-context provider without tags: MLflow creates it early, which is all that is wanted of it."""
+
+    def __init__(self) -> None:
+        """Have every patch made as soon as its module is imported."""
+        if os.environ.get(SWITCH, "").strip().lower() not in {"0", "false", "off", "no"}:
+            watch_imports(PATCHES)
+
+    def in_context(self) -> bool:
+        """Never: no run gets tags from it."""
+        return False
+
+    def tags(self) -> dict[str, str]:
+        """None."""
+        return {}
+
+
+def watch_imports(patches: dict[str, Patch]) -> None:
+    """Patch modules when they are imported; those that are imported already, at once. Once in a process."""
+    if any(isinstance(finder, _PatchingFinder) for finder in sys.meta_path):
+        return
+    for name in [name for name in patches if name in sys.modules]:
+        _apply(patches[name], sys.modules[name])
+    waiting = {name: patch for name, patch in patches.items() if name not in sys.modules}
+    sys.meta_path.insert(0, _PatchingFinder(waiting))
+
+
+class _PatchingFinder(importlib.abc.MetaPathFinder):
+    """Finds modules as Python does, and patches them once they are executed.
+
+    MLflow's own import hooks do the same by `load_module`, which Python is about to remove.
+    """
+
+    def __init__(self, patches: dict[str, Patch]) -> None:
+        self._patches = patches
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in self._patches:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader.exec_module = _executed_then_patched(  # type: ignore[method-assign,assignment]
+                spec.loader.exec_module, self._patches[fullname]
+            )
+        return spec
+
+
+def _executed_then_patched(execute: Callable[[ModuleType], None], patch: Patch) -> Callable[[ModuleType], None]:
+    def exec_module(module: ModuleType) -> None:
+        execute(module)
+        _apply(patch, module)
+
+    return exec_module
+
+
+def _apply(patch: Patch, module: ModuleType) -> None:
+    try:
+        patch(module)
+    except Exception:  # whatever is different in another MLflow, its commands go on without us
+        _logger.warning("MLflow's %s stays as it is: it could not be extended.", module.__name__, exc_info=True)
+
+
+def serve_language_models(scoring_server: Any) -> None:
+    """Extend the scoring server's app by our routes, where the model that it serves is ours."""
+    stock = scoring_server.init
+
+    @functools.wraps(stock)
+    def init(model: Any, *args: Any, **kwargs: Any) -> Any:
+        app = stock(model, *args, **kwargs)
+        pyfunc = sys.modules.get(_PYFUNC)  # imported by the loader of our flavor, by nothing else in a server
+        served = getattr(model, "_model_impl", None)
+        if pyfunc is not None and isinstance(served, pyfunc.QuantizedLLMPyfunc):
+            _extend(app, model, served)
+        return app
+
+    scoring_server.init = init
+
+
+def _extend(app: Any, model: Any, served: Any) -> None:
+    from mlflow_llm_plugins.errors import InvalidInputError, MissingDependencyError
+    from mlflow_llm_plugins.serving import extend, keys_are_wanted
+
+    try:
+        extend(app, model, served)
+    except (InvalidInputError, MissingDependencyError):
+        raise  # of what the user has set: a limit or key that is asked for must hold, or nothing may be served
+    except Exception:
+        if keys_are_wanted():
+            raise  # a server that was to ask for keys must not run without
+        _logger.warning("MLflow's scoring server is served without the routes for language models.", exc_info=True)
+
+
+def read_only_mlmodel(registry: Any) -> None:
+    """Have `get_flavor_backend` read a model of ours without copying its weights, which it needs only MLmodel of."""
+    stock = registry.get_flavor_backend
+    backend_of = registry._get_flavor_backend_for_local_model
+
+    @functools.wraps(stock)
+    def get_flavor_backend(model_uri: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            model = None if args else _own_model(model_uri)
+            backend = None if model is None else backend_of(model, **kwargs)[1]
+        except Exception as error:  # an unknown model, a store out of reach: MLflow says it better
+            _logger.debug("MLflow looks at %r itself: %r", model_uri, error)
+            backend = None
+        return stock(model_uri, *args, **kwargs) if backend is None else backend
+
+    registry.get_flavor_backend = get_flavor_backend
+
+
+def _own_model(model_uri: str) -> Any | None:
+    """The `Model` of an artifact of our flavor; None of any other."""
+    from mlflow.models import Model
+    from mlflow.pyfunc import FLAVOR_NAME
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.tracking.artifact_utils import _get_root_uri_and_artifact_path
+
+    if not model_uri:
+        return None
+    if os.path.isfile(os.path.join(model_uri, "MLmodel")):
+        model = Model.load(model_uri)
+    else:
+        root, path = _get_root_uri_and_artifact_path(model_uri)
+        with tempfile.TemporaryDirectory() as folder:
+            repository = get_artifact_repository(root)
+            model = Model.load(repository.download_artifacts(posixpath.join(path, "MLmodel"), dst_path=folder))
+    ours = model.flavors.get(FLAVOR_NAME, {}).get("loader_module") == _FLAVOR
+    return model if ours else None
+
+
+PATCHES: dict[str, Patch] = {
+    "mlflow.pyfunc.scoring_server": serve_language_models,
+    "mlflow.models.flavor_backend_registry": read_only_mlmodel,
+}

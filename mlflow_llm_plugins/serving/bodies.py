@@ -1,0 +1,79 @@
+"""Bodies of requests: JSON with its limits, and nothing that could not be said back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from mlflow_llm_plugins.errors import InvalidInputError
+
+
+class UnsupportedMediaTypeError(InvalidInputError):
+    """The body is of a type or packed in a way that the server does not read."""
+
+    http_status = 415
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Refuse what is not JSON: also a page in a browser may post plain text to a server on this machine.
+
+    Raises:
+        UnsupportedMediaTypeError: Names the header and what is allowed.
+    """
+    kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMediaTypeError(f"content-type must be application/json, got {kind[:80]!r}.")
+
+
+def read_json(raw: bytes, max_depth: int) -> Any:
+    """Parse a body.
+
+    Args:
+        raw: UTF-8.
+        max_depth: Lists and objects inside one another.
+
+    Raises:
+        InvalidInputError: No JSON, too deep, a number that JSON does not have, or half a surrogate pair; the
+            message never shows the body.
+    """
+    try:
+        body = json.loads(raw, parse_constant=_refuse_constant)
+        if b"\\u" in raw:
+            json.dumps(body, ensure_ascii=False).encode()
+    except RecursionError:
+        raise _too_deep(max_depth) from None
+    except UnicodeEncodeError:
+        raise InvalidInputError(
+            "The body has half of a surrogate pair (\\ud800 to \\udfff), which is no text."
+        ) from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise InvalidInputError(f"The body is not valid JSON: {error.msg} at {where}.") from None
+    except ValueError as error:
+        reason = str(error) if isinstance(error, InvalidInputError) else "it is not UTF-8, or a number is too long."
+        raise InvalidInputError(f"The body is not valid JSON: {reason}") from None
+    if _depth_exceeds(body, max_depth):
+        raise _too_deep(max_depth)
+    return body
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidInputError(f"{name} is not a number of JSON.")
+
+
+def _too_deep(max_depth: int) -> InvalidInputError:
+    return InvalidInputError(f"The body is nested more than {max_depth} deep (MLFLOW_LLM_MAX_JSON_DEPTH).")
+
+
+def _depth_exceeds(body: Any, limit: int) -> bool:
+    """Level by level, so that depth costs no stack."""
+    level = [body]
+    for _ in range(limit):
+        level = [child for value in level if (children := _CHILDREN.get(type(value))) for child in children(value)]
+        if not level:
+            return False
+    return any(isinstance(value, list | dict) for value in level)
+
+
+_CHILDREN: dict[type, Callable[[Any], Any]] = {list: iter, dict: dict.values}

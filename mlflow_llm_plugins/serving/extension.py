@@ -1,0 +1,46 @@
+"""How MLflow's scoring app gets what this package adds to it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mlflow_llm_plugins.serving import keys as api_keys
+from mlflow_llm_plugins.serving.decisions import Decisions
+from mlflow_llm_plugins.serving.front import Front
+from mlflow_llm_plugins.serving.invocations import Invocations
+from mlflow_llm_plugins.serving.keys import ApiKeys
+from mlflow_llm_plugins.serving.lifespan import Lifespan
+from mlflow_llm_plugins.serving.metrics import Metrics
+from mlflow_llm_plugins.serving.model import ServedModel
+from mlflow_llm_plugins.serving.routes import Routes, our_app
+from mlflow_llm_plugins.serving.server import Server
+from mlflow_llm_plugins.serving.settings import ServingSettings
+from mlflow_llm_plugins.serving.tracing import Tracer
+
+
+def extend(app: Any, model: Any, served: ServedModel) -> None:
+    """Put our layer around the app; it is changed only when all parts are there.
+
+    Args:
+        app: The FastAPI app that `mlflow.pyfunc.scoring_server.init` made; no request has reached it yet.
+        model: The pyfunc model that it serves.
+        served: The same model, as ours.
+
+    Raises:
+        InvalidInputError: An environment variable with a value that is not allowed.
+    """
+    settings = ServingSettings.from_environment(os.environ)
+    keys = ApiKeys.from_environment(os.environ)
+    server = Server(served, settings, Metrics(), Tracer.from_environment(os.environ))
+    routes = Routes(server)
+    decisions = Decisions(server, served.decision_temperatures)
+    ours = our_app(server, routes, decisions, Invocations(server, routes, model).answer)
+    lifespan = Lifespan(server, keys, app.router.lifespan_context)
+    app.add_middleware(Front, ours=ours, keys=keys, state=server.state, max_body_bytes=settings.max_body_bytes)
+    app.router.lifespan_context = lifespan
+
+
+def keys_are_wanted() -> bool:
+    """Whether somebody meant the server to ask for a key."""
+    return api_keys.keys_are_wanted(os.environ)

@@ -1,0 +1,105 @@
+"""`POST /invocations`: every payload of MLflow's scoring server, answered at the engine's own concurrency."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlflow_llm_plugins.errors import InvalidInputError, LLMError
+from mlflow_llm_plugins.generation.cancellation import CancelScope
+from mlflow_llm_plugins.serving.bodies import UnsupportedMediaTypeError, read_json
+from mlflow_llm_plugins.serving.disconnects import unless_disconnected
+from mlflow_llm_plugins.serving.routes import Routes
+from mlflow_llm_plugins.serving.server import Server
+
+_JSON = "application/json"
+_UNSUPPORTED_MEDIA_TYPE = 415
+_UNREADABLE = (
+    "MLflow cannot read this payload, or the model cannot take it. Send a JSON object with messages, prompt, inputs, "
+    "instances, dataframe_split or dataframe_records; or CSV, with its content-type."
+)
+
+
+class Invocations:
+    """Answers `/invocations`: one request as our own routes do, rows through MLflow's own function."""
+
+    def __init__(self, server: Server, routes: Routes, model: Any) -> None:
+        """Serve this pyfunc model."""
+        self._server = server
+        self._routes = routes
+        self._model = model
+        self._input_schema = model.metadata.get_input_schema()
+
+    async def answer(self, request: Request) -> Response:
+        """Answer any payload."""
+        content_type = request.headers.get("content-type")
+        raw = await request.body()
+        body: Any = None
+        if content_type is None or content_type.partition(";")[0].strip().lower() == _JSON:
+            body = await self._server.mailbox().loop.run_in_executor(self._server.readers, self._read, raw)
+        if isinstance(body, dict) and ("messages" in body or "prompt" in body) and self._is_request(body):
+            completions = self._server.completions
+            read = completions.chat if "messages" in body else completions.completion
+            return await self._routes.generate(request, read)
+        self._server.log_body(request, raw)
+        return await self._rows(request, raw, content_type, body)
+
+    def _read(self, raw: bytes) -> Any:
+        return read_json(raw, self._server.settings.max_json_depth)
+
+    def _is_request(self, body: dict[str, Any]) -> bool:
+        """Whether our own routes may read the body; a schema of columns is MLflow's to enforce."""
+        return self._input_schema is None
+
+    async def _rows(self, request: Request, raw: bytes, content_type: str | None, body: Any) -> Response:
+        with CancelScope() as scope:
+            try:
+                call = partial(self._predict, raw, content_type)
+                result = await unless_disconnected(request, asyncio.to_thread(scope.run, call))
+            except Exception as error:
+                raise _told(error, body) from error
+        if result.status == _UNSUPPORTED_MEDIA_TYPE:
+            raise UnsupportedMediaTypeError(str(result.response))
+        return Response(result.response, result.status, media_type=result.mimetype)
+
+    def _predict(self, raw: bytes, content_type: str | None) -> Any:
+        from mlflow.pyfunc.scoring_server import invocations
+
+        self._server.refuse_if_full()
+        return invocations(raw, content_type, self._model, self._input_schema)
+
+
+def _told(error: Exception, body: Any) -> Exception:
+    """The error as the client may hear it: MLflow's own texts repeat the data."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return error
+    cause = error.__cause__
+    if isinstance(cause, LLMError):
+        return cause
+    text = str(error.message).splitlines()[0] if error.message else ""
+    if "stack_trace" in error.json_kwargs and isinstance(error.__context__, Exception):
+        return error.__context__  # nothing that the caller could mend, though MLflow answers 400
+    if int(error.get_http_status_code()) >= 500:
+        return Exception(error)
+    repeats = not text or any(said in text for said in _texts(body)) or "Failed to predict data" in text
+    return InvalidInputError(_UNREADABLE if repeats else text)
+
+
+def _texts(body: Any) -> Iterator[str]:
+    """Every string in a body, keys too."""
+    waiting = [body]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            waiting += value

@@ -1,0 +1,91 @@
+"""One HTTP request for text, from its body to its last byte."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from mlflow_llm_plugins.generation import GenerationOutput
+from mlflow_llm_plugins.serving.answers import Arrival
+from mlflow_llm_plugins.serving.event_stream import DONE, PING, ChunkWriter, EventStream, Pings, event
+from mlflow_llm_plugins.serving.model import Work
+from mlflow_llm_plugins.serving.server import Read, Server
+
+
+class Job:
+    """The answers to one request; `close` frees what it holds, and may be called at any time."""
+
+    def __init__(self, server: Server, request_id: str) -> None:
+        """Nothing is submitted yet."""
+        self._server = server
+        self._request_id = request_id
+        self._answers = server.answers()
+        self._held = ExitStack()
+        self._began = time.time_ns()
+        self._outputs: list[GenerationOutput] | None = None  # of a complete answer
+        self.work: Work | None = None
+
+    async def begin(self, read: Read, raw: bytes) -> None:
+        """Submit, and wait for the whole answer; of a stream, for its first token, so that errors have a status.
+
+        Raises:
+            LLMError: The request cannot be answered.
+        """
+        work = await self._answers.submit(partial(self._server.work, read, raw))
+        self.work = await self._server.echoed(work)
+        if not work.options.stream:
+            self._finish(await self._answers.outputs())
+            return
+        self._held.enter_context(self._server.stream_slot())
+        with Pings(self._answers, self._server.settings.ping_interval_s):
+            self._first: Sequence[Arrival] = await self._answers.next()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `answer` has it all; else `stream` goes on with it."""
+        return self._outputs is not None
+
+    def answer(self) -> dict[str, Any]:
+        """The whole answer."""
+        return self._server.completions.answer(self.work, self._outputs or [])
+
+    def stream(self) -> EventStream:
+        """The answer as it comes; closes the job when it ends."""
+        return EventStream(self._events(), on_end=self.close)
+
+    def close(self) -> None:
+        """Cancel what is not finished."""
+        self._server.metrics.cancelled(self._answers.cancel())
+        self._held.close()
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        assert self.work is not None
+        writer = ChunkWriter(self._server.completions, self.work)
+        try:
+            async for data in self._tokens(writer):
+                yield data
+            self._finish(await self._answers.outputs())
+            yield writer.closing(self._outputs or [])
+        except Exception as error:  # the status is sent already: what went wrong can only be said here
+            self._server.metrics.stream_failed()
+            yield event(self._server.failure_of(error, self._request_id).body()) + DONE
+
+    async def _tokens(self, writer: ChunkWriter) -> AsyncIterator[bytes]:
+        if self._first:
+            yield writer.write(self._first, self._answers)
+        elif not self._answers.are_done:  # so long already
+            yield PING
+        with Pings(self._answers, self._server.settings.ping_interval_s) as pings:
+            while not self._answers.are_done:
+                data = writer.write(await self._answers.next(), self._answers)
+                if data or pings.are_due:
+                    pings.are_due = False
+                    yield data or PING
+
+    def _finish(self, outputs: list[GenerationOutput]) -> None:
+        self._outputs = outputs
+        self._server.metrics.answered(outputs)
+        self._server.tracer.answered(self._request_id, self._began, outputs, self._server.completions.model_name)

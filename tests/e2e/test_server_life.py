@@ -1,0 +1,197 @@
+"""The life of a server process: drained within its bound, with workers that do not outlive or disturb one another."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+
+import httpx
+import psutil
+import pytest
+
+from mlflow_llm_plugins import quantized_llm
+from tests.e2e.serving import free_port, serve_command, served
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals")]
+
+CHAT = {"messages": [{"role": "user", "content": "What is a loop?"}], "max_tokens": 4, "temperature": 0}
+ENDLESS = {**CHAT, "max_tokens": 480, "ignore_eos": True, "stream": True}
+WAIT_S = 60
+
+
+@pytest.fixture(scope="module")
+def artifact(tiny_llama, tmp_path_factory):
+    path = tmp_path_factory.mktemp("life") / "model"
+    quantized_llm.save_model(str(tiny_llama), str(path), bundle_plugin=False)
+    return path
+
+
+def wait_for(condition, seconds=WAIT_S):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def uvicorn_of(command):
+    """The uvicorn process behind a command of ours, however many processes are between."""
+    port = command[command.index("-p") + 1]
+    mark = f"--port {port} "
+    return next(each for each in psutil.process_iter() if _is_uvicorn(each, mark))
+
+
+def _is_uvicorn(process, mark):
+    try:
+        return "uvicorn" in process.name() and mark in " ".join(process.cmdline()) + " "
+    except psutil.Error:
+        return False
+
+
+def ready(client):
+    try:
+        return client.get("/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def metric(client, name):
+    text = client.get("/metrics").text
+    return sum(float(value) for value in re.findall(rf"^mlflow_llm_{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
+
+
+class Stream(threading.Thread):
+    """Reads one endless stream."""
+
+    def __init__(self, url):
+        super().__init__()
+        self.began, self.lines, self.error, self._url = threading.Event(), [], None, url
+        self.start()
+
+    def run(self):
+        try:
+            with httpx.stream("POST", f"{self._url}/v1/chat/completions", json=ENDLESS, timeout=WAIT_S) as response:
+                for line in response.iter_lines():
+                    if line:
+                        self.lines.append(line.removeprefix("data: "))
+                        self.began.set()
+        except httpx.HTTPError as error:
+            self.error = error
+        finally:
+            self.began.set()
+
+
+def test_sigterm_under_16_streams_ends_them_at_the_limit_and_exits_with_0(artifact, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_LLM_DRAIN_TIMEOUT_S", "0.2")
+    port = free_port()
+    command = serve_command(str(artifact), port)
+    with served(command, port, tmp_path / "log") as client:
+        wait_for(lambda: ready(client))
+        process = uvicorn_of(command)
+        streams = [Stream(str(client.base_url)) for _ in range(16)]
+        for stream in streams:
+            assert stream.began.wait(WAIT_S)
+        process.send_signal(signal.SIGTERM)
+        for stream in streams:
+            stream.join(WAIT_S)
+        assert process.wait(WAIT_S) in (0, None)  # of another process's child only its end can be known
+        with pytest.raises(httpx.TransportError):
+            client.get("/ready")
+    for stream in streams:
+        assert stream.error is None
+        assert stream.lines[-1] == "[DONE]"
+        last = json.loads(stream.lines[-2])
+        assert "error" not in last or last["error"]["code"] == "shutting_down"
+    assert any("error" in json.loads(stream.lines[-2]) for stream in streams)
+    log = (tmp_path / "log").read_text()
+    assert "Finished server process" in log
+    assert "Traceback" not in log
+
+
+def test_a_short_answer_is_finished_before_the_process_ends(artifact, tmp_path):
+    port = free_port()
+    command = serve_command(str(artifact), port)
+    with served(command, port, tmp_path / "log") as client:
+        wait_for(lambda: ready(client))
+        stream = Stream(str(client.base_url))
+        assert stream.began.wait(WAIT_S)
+        uvicorn_of(command).send_signal(signal.SIGTERM)
+        stream.join(WAIT_S)
+    assert stream.lines[-1] == "[DONE]"
+    assert json.loads(stream.lines[-2])["choices"][0]["finish_reason"] == "length"
+
+
+def test_sigusr1_lets_kept_connections_go_and_serves_on(artifact, tmp_path):
+    port = free_port()
+    command = serve_command(str(artifact), port)
+    with served(command, port, tmp_path / "log") as client:
+        wait_for(lambda: ready(client))
+        assert "connection" not in client.post("/v1/chat/completions", json=CHAT).headers
+        uvicorn_of(command).send_signal(signal.SIGUSR1)
+        wait_for(lambda: client.get("/health").headers.get("connection") == "close")
+        for _ in range(3):
+            answer = client.post("/v1/chat/completions", json=CHAT)
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+
+
+def workers_of(process):
+    return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_two_workers_share_the_metrics_and_one_that_is_killed_takes_only_its_own_requests(artifact, tmp_path):
+    port = free_port()
+    command = serve_command(str(artifact), port, "-w", "2")
+    log = tmp_path / "log"
+    with served(command, port, log) as client:
+        wait_for(lambda: ready(client))
+        process = uvicorn_of(command)
+        first = wait_for(lambda: len(found := workers_of(process)) == 2 and found)
+        wait_for(lambda: log.read_text().count("holds a copy of the model") == 2)
+        before = metric(client, "completion_tokens_total")
+        for _ in range(12):
+            with httpx.Client(base_url=client.base_url, timeout=WAIT_S) as other:  # a new connection, to either worker
+                assert other.post("/v1/chat/completions", json={**CHAT, "ignore_eos": True}).status_code == 200
+        assert metric(client, "completion_tokens_total") - before == 48
+
+        streams = [Stream(str(client.base_url)) for _ in range(8)]
+        for stream in streams:
+            assert stream.began.wait(WAIT_S)
+        victim = first[0]
+        victim.kill()
+        for stream in streams:
+            stream.join(WAIT_S)
+        whole = [stream for stream in streams if stream.lines and stream.lines[-1] == "[DONE]"]
+        cut = [stream for stream in streams if stream.error is not None]
+        assert len(whole) + len(cut) == 8
+        assert whole
+        wait_for(lambda: len(found := workers_of(process)) == 2 and victim not in found)
+        with httpx.Client(base_url=client.base_url, timeout=WAIT_S) as other:
+            wait_for(lambda: ready(other))
+            assert other.post("/v1/chat/completions", json=CHAT).status_code == 200
+            assert metric(other, "requests_running") == 0
+
+
+def test_no_worker_outlives_a_parent_that_is_killed(artifact, tmp_path):
+    port = free_port()
+    command = serve_command(str(artifact), port, "-w", "2")
+    with served(command, port, tmp_path / "log") as client:
+        wait_for(lambda: ready(client))
+        process = uvicorn_of(command)
+        family = wait_for(lambda: len(found := workers_of(process)) == 2 and found)
+        wait_for(lambda: (tmp_path / "log").read_text().count("Application startup complete") == 2)
+        process.kill()
+        _, alive = psutil.wait_procs(family, WAIT_S)
+    assert not alive
+
+
+def test_a_server_on_every_interface_without_a_key_says_so_loudly(artifact, tmp_path):
+    port = free_port()
+    command = serve_command(str(artifact), port)
+    command[command.index("-h") + 1] = "0.0.0.0"
+    with served(command, port, tmp_path / "log") as client:
+        wait_for(lambda: ready(client))
+    assert "ANYBODY WHO REACHES 0.0.0.0 CAN USE THIS SERVER" in (tmp_path / "log").read_text()
