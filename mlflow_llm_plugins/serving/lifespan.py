@@ -11,7 +11,6 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from mlflow_llm_plugins.errors import LLMError
 from mlflow_llm_plugins.serving.keys import KEY_FILE, ApiKeys
 from mlflow_llm_plugins.serving.server import Server, server_log
+from mlflow_llm_plugins.serving.threads import started_pool
 
 _logger = logging.getLogger(__name__)
 
@@ -36,14 +36,14 @@ class Lifespan:
         self._server = server
         self._keys = keys
         self._stock = stock
-        self._threads = ThreadPoolExecutor(2, "llm-lifespan")
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def __call__(self, app: Any) -> AsyncIterator[Any]:
         """Around the whole service."""
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(self._server.settings.max_threads, "llm-invocation"))
+        loop.set_default_executor(started_pool(self._server.settings.max_threads, "llm-invocation"))
+        self._threads = started_pool(2, "llm-lifespan")  # apart from those that may be waiting for the engine
         _end_with_parent()
         uvicorn_server = _uvicorn_server()
         if uvicorn_server is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 from starlette.requests import Request
@@ -25,6 +25,7 @@ from mlflow_llm_plugins.serving.mailbox import Mailbox
 from mlflow_llm_plugins.serving.metrics import Metrics
 from mlflow_llm_plugins.serving.model import Completions, ServedModel, Work
 from mlflow_llm_plugins.serving.settings import ServingSettings, variable
+from mlflow_llm_plugins.serving.threads import started_pool
 from mlflow_llm_plugins.serving.tracing import Tracer
 
 server_log = logging.getLogger("uvicorn.mlflow_llm")  # shown as the server's own messages are
@@ -55,10 +56,18 @@ class Server:
     state: State = field(default_factory=State)
     open_streams: int = 0
     created: int = field(default_factory=lambda: int(time.time()))  # seconds since 1970
-    readers: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, _READERS, "llm-reader"))
-    scoring: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1, "llm-scoring"))
     _mailbox: Mailbox | None = None
     _chooser: Chooser | None = None
+
+    @cached_property
+    def readers(self) -> ThreadPoolExecutor:
+        """Where requests are parsed, rendered and tokenised."""
+        return started_pool(_READERS, "llm-reader")
+
+    @cached_property
+    def scoring(self) -> ThreadPoolExecutor:
+        """Where the engine scores, which it does one call at a time."""
+        return started_pool(1, "llm-scoring")
 
     @property
     def completions(self) -> Completions:
@@ -158,8 +167,9 @@ class Server:
 
     def close(self) -> None:
         """End the threads, after the last request."""
-        self.readers.shutdown(wait=True, cancel_futures=True)
-        self.scoring.shutdown(wait=True, cancel_futures=True)
+        for name in ("readers", "scoring"):
+            if name in self.__dict__:  # it was needed
+                self.__dict__[name].shutdown(wait=True, cancel_futures=True)
         self.tracer.close()
 
 

@@ -41,7 +41,7 @@ class ServingSettings(Settings):
     )
     drain_timeout_s: float = Field(30, ge=0, description="Seconds that open requests get after a SIGTERM.")
     ping_interval_s: float = Field(15, gt=0, description="Seconds of silence after which a stream sends a comment.")
-    max_threads: int = Field(64, ge=1, description="Threads for `/invocations` with rows, one a request.")
+    max_threads: int = Field(32, ge=1, description="Threads for `/invocations` with rows, one a request.")
 
     log_prompts: bool = Field(False, description="Log the bodies of requests, prompts and all.")
 
