@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
+import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.serving.failures import BodyTooLargeError
+
+_GZIP = 16 + zlib.MAX_WBITS  # the format, as zlib numbers it
 
 
 class UnsupportedMediaTypeError(InvalidInputError):
@@ -24,6 +31,46 @@ def check_headers(headers: Mapping[str, str]) -> None:
     kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaTypeError(f"content-type must be application/json, got {kind[:80]!r}.")
+
+
+def unpack(raw: bytes, encoding: str, limit: int) -> bytes:
+    """A body as it was before it was packed for the way.
+
+    Args:
+        raw: As it came.
+        encoding: The content-encoding header: "gzip", or "zstd" where Python can (3.14 and newer).
+        limit: Bytes that it may have, unpacked.
+
+    Raises:
+        UnsupportedMediaTypeError: Another encoding.
+        BodyTooLargeError: More bytes.
+        InvalidInputError: It is not packed that way.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return raw
+    decompressors = _decompressors()
+    if name not in decompressors:
+        raise UnsupportedMediaTypeError(
+            f"content-encoding must be one of {', '.join(decompressors)}, got {name[:80]!r}."
+        )
+    decompressor = decompressors[name]()
+    try:
+        body = decompressor.decompress(raw, limit + 1)
+    except Exception as error:  # each library has its own
+        raise InvalidInputError(f"The body is not packed as {name}.") from error
+    if len(body) > limit:
+        raise BodyTooLargeError(limit)
+    if not decompressor.eof:
+        raise InvalidInputError(f"The body is packed as {name}, but its end is missing.")
+    return bytes(body)
+
+
+def _decompressors() -> dict[str, Callable[[], Any]]:
+    found: dict[str, Callable[[], Any]] = {"gzip": partial(zlib.decompressobj, wbits=_GZIP)}
+    if importlib.util.find_spec("compression") is not None:
+        found["zstd"] = importlib.import_module("compression.zstd").ZstdDecompressor
+    return found
 
 
 def read_json(raw: bytes, max_depth: int) -> Any:

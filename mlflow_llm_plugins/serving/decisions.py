@@ -85,8 +85,7 @@ class Decisions:
 
     async def _answer(self, request: Request, parse: Parse, build: Build) -> Response:
         check_headers(request.headers)
-        raw = await request.body()
-        self._server.log_body(request, raw)
+        raw = await self._server.body(request)
         return JSONResponse(await unless_disconnected(request, self._decide(raw, parse, build)))
 
     async def _decide(self, raw: bytes, parse: Parse, build: Build) -> dict[str, Any]:

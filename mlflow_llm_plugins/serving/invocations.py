@@ -38,15 +38,14 @@ class Invocations:
     async def answer(self, request: Request) -> Response:
         """Answer any payload."""
         content_type = request.headers.get("content-type")
-        raw = await request.body()
+        raw = await self._server.body(request)
         body: Any = None
         if content_type is None or content_type.partition(";")[0].strip().lower() == _JSON:
             body = await self._server.mailbox().loop.run_in_executor(self._server.readers, self._read, raw)
         if isinstance(body, dict) and ("messages" in body or "prompt" in body) and self._is_request(body):
             completions = self._server.completions
             read = completions.chat if "messages" in body else completions.completion
-            return await self._routes.generate(request, read)
-        self._server.log_body(request, raw)
+            return await self._routes.answer(request, read, raw)
         return await self._rows(request, raw, content_type, body)
 
     def _read(self, raw: bytes) -> Any:

@@ -45,8 +45,10 @@ class Routes:
     async def generate(self, request: Request, read: Read) -> Response:
         """Answer a request for text, whole or as a stream."""
         check_headers(request.headers)
-        raw = await request.body()
-        self._server.log_body(request, raw)
+        return await self.answer(request, read, await self._server.body(request))
+
+    async def answer(self, request: Request, read: Read, raw: bytes) -> Response:
+        """Answer a body that is read already."""
         job = Job(self._server, request_id(request))
         try:
             await unless_disconnected(request, job.begin(read, raw))

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from mlflow_llm_plugins.errors import EngineUnavailableError, InvalidInputError, QueueFullError
 from mlflow_llm_plugins.generation import GenerationEngine
 from mlflow_llm_plugins.serving.answers import Answers
-from mlflow_llm_plugins.serving.bodies import read_json
+from mlflow_llm_plugins.serving.bodies import read_json, unpack
 from mlflow_llm_plugins.serving.chooser import Chooser
 from mlflow_llm_plugins.serving.failures import SHUTTING_DOWN, Failure, failure_of
 from mlflow_llm_plugins.serving.limits import check_body, check_prompts, limited
@@ -105,10 +105,12 @@ class Server:
         """For the choices of one request."""
         return Answers(self.engine, self.model.max_in_flight, self.mailbox(), self.readers)
 
-    def log_body(self, request: Request, raw: bytes) -> None:
-        """Log what was asked, which is done only where `MLFLOW_LLM_LOG_PROMPTS=1` asks for it."""
+    async def body(self, request: Request) -> bytes:
+        """The whole body, unpacked; logged where `MLFLOW_LLM_LOG_PROMPTS=1` asks for it."""
+        raw = unpack(await request.body(), request.headers.get("content-encoding", ""), self.settings.max_body_bytes)
         if self.settings.log_prompts:
             server_log.info("Request %s: %s", request_id(request), raw.decode(errors="replace"))
+        return raw
 
     def json(self, raw: bytes) -> dict[str, Any]:
         """The object in a body, within the limits; may take long."""

@@ -188,6 +188,21 @@ def test_no_worker_outlives_a_parent_that_is_killed(artifact, tmp_path):
     assert not alive
 
 
+@pytest.mark.parametrize("shown", ["0", "1"])
+def test_the_log_has_prompts_only_where_that_is_asked_for(artifact, tmp_path, monkeypatch, shown):
+    monkeypatch.setenv("MLFLOW_LLM_LOG_PROMPTS", shown)
+    port = free_port()
+    with served(serve_command(str(artifact), port), port, tmp_path / "log") as client:
+        for path in ("/v1/chat/completions", "/invocations"):
+            assert client.post(path, json=CHAT).status_code == 200
+            assert client.post(path, json={**CHAT, "max_tokens": 10**6}).status_code == 400
+        assert (
+            client.post("/invocations", json={"inputs": ["What is a loop?"], "params": {"max_tokens": 0}}).status_code
+            == 400
+        )
+    assert ("What is a loop?" in (tmp_path / "log").read_text()) == (shown == "1")
+
+
 def test_a_server_on_every_interface_without_a_key_says_so_loudly(artifact, tmp_path):
     port = free_port()
     command = serve_command(str(artifact), port)

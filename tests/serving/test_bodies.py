@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from contextlib import suppress
 
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_llm_plugins.errors import InvalidInputError
-from mlflow_llm_plugins.serving.bodies import UnsupportedMediaTypeError, check_headers, read_json
+from mlflow_llm_plugins.serving.bodies import UnsupportedMediaTypeError, check_headers, read_json, unpack
+from mlflow_llm_plugins.serving.failures import BodyTooLargeError
 
 JSON = st.recursive(
     st.none()
@@ -67,6 +69,34 @@ def test_the_message_says_what_is_wrong_and_never_shows_the_body(raw, message):
 
 def test_a_whole_surrogate_pair_is_text():
     assert read_json(b'"\\ud83d\\ude00"', 8) == "😀"
+
+
+def test_a_packed_body_is_unpacked():
+    assert unpack(gzip.compress(b"{}"), "gzip", 10) == b"{}"
+    assert unpack(b"{}", "", 1) == unpack(b"{}", "Identity", 1) == b"{}"
+
+
+def test_a_packed_body_without_its_end_is_refused():
+    with pytest.raises(InvalidInputError, match="its end is missing"):
+        unpack(gzip.compress(b"x" * 1000)[:-9], "gzip", 1000)
+
+
+def test_a_body_that_is_too_large_once_unpacked_is_refused_before_it_is():
+    with pytest.raises(BodyTooLargeError):
+        unpack(gzip.compress(b"x" * 10**7), "gzip", 1000)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "error", "message"),
+    [
+        ("br", UnsupportedMediaTypeError, "content-encoding must be one of gzip.*, got 'br'"),
+        ("gzip, gzip", UnsupportedMediaTypeError, "content-encoding must be one of gzip"),
+        ("gzip", InvalidInputError, "The body is not packed as gzip"),
+    ],
+)
+def test_other_packings_are_refused(encoding, error, message):
+    with pytest.raises(error, match=message):
+        unpack(b"SECRET", encoding, 1000)
 
 
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8", "application/problem+json"])
