@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import random
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +13,12 @@ from mlflow_llm_plugins.openai_api.logprobs import chat_logprobs, chat_row
 from mlflow_llm_plugins.openai_api.responses import Part, ResponseParsing, finish_reason_of
 from mlflow_llm_plugins.openai_api.token_texts import TokenTexts
 
+_ids = random.Random()  # uuid4 asks the system each time, which a server feels; nobody else's seed moves this one
+
 
 def new_id(prefix: str) -> str:
     """An id that no other answer has, for example `chatcmpl-5e...`."""
-    return f"{prefix}-{uuid.uuid4().hex}"
+    return f"{prefix}-{_ids.getrandbits(128):032x}"
 
 
 def chat_completion(

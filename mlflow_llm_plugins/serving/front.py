@@ -6,11 +6,11 @@ It stands in front of MLflow's own middleware, which would halve what a server c
 from __future__ import annotations
 
 import re
-import uuid
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlflow_llm_plugins.openai_api.answers import new_id
 from mlflow_llm_plugins.serving.failures import SHUTTING_DOWN, UNAUTHORIZED, BodyTooLargeError, Failure, too_large
 from mlflow_llm_plugins.serving.keys import ApiKeys
 from mlflow_llm_plugins.serving.server import State
@@ -103,7 +103,7 @@ class _Exchange:
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
     given = headers.get(b"x-request-id", b"")
-    return given.decode() if _SANE_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+    return given.decode() if _SANE_ID.fullmatch(given) else new_id("req")
 
 
 async def _refuse(failure: Failure, scope: Scope, receive: Receive, send: Send) -> None:
