@@ -34,7 +34,7 @@ setup(
     install_requires=["mlflow>=3.11.1,<4", "pydantic>=2", "psutil>=5.9.8", "packaging", "prometheus-client>=0.20"],
     extras_require={
         "torch": TORCH,
-        "all": [*TORCH, "rich", "tqdm", "nvidia-ml-py"],
+        "all": [*TORCH, "rich", "tqdm", "nvidia-ml-py", "httpx"],
         "test": TEST,
         "dev": [*TEST, "ruff", "mypy", "types-psutil", "types-tqdm"],
     },
