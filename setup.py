@@ -18,7 +18,10 @@ TORCH = [
     "peft>=0.18",
     "llguidance>=1.3",
 ]
-TEST = ["pytest>=8", "pytest-timeout", "hypothesis", "httpx", "jsonschema", "openai", "rich", "tqdm"]
+TEST = [
+    *["pytest>=8", "pytest-timeout", "hypothesis", "httpx", "jsonschema", "openai", "rich", "tqdm"],
+    "schemathesis>=4.32; python_version >= '3.11'",
+]
 
 setup(
     name="mlflow-llm-plugins",

@@ -34,7 +34,7 @@ class Constraint:
             _require(
                 self.value, bool(self.value) and _are(self.value, str), "choice", "a tuple of strings, at least one"
             )
-            _require(self.value, all(self.value), "choice", "a tuple of strings that are not empty")
+            _require(self.value, all(self.value), "choice", "strings that are not empty")
         else:
             _require(self.value, isinstance(self.value, str) and bool(self.value), self.kind, "a string, not empty")
 
@@ -79,7 +79,7 @@ class GenerationRequest:
         for name in _NUMBERS:
             _require(getattr(self, name), _is(getattr(self, name), Real), name, "a number")
         _require(self.prompt_ids, not isinstance(self.prompt_ids, (str, bytes)), "prompt_ids", "token ids, not text")
-        _require(self.stop, _are(self.stop, str) and all(self.stop), "stop", "a tuple of strings that are not empty")
+        _require(self.stop, _are(self.stop, str) and all(self.stop), "stop", "strings that are not empty")
         eos = self.eos_token_ids
         _require(eos, eos is None or _are(eos, Integral), "eos_token_ids", "a tuple of token ids")
         _require(self.stop_token_ids, _are(self.stop_token_ids, Integral), "stop_token_ids", "a tuple of token ids")
@@ -103,7 +103,7 @@ class GenerationRequest:
         _require(share, share is None or 0 <= share <= 1, "min_p", "from 0 to 1")
         _require(self.timeout_s, self.timeout_s is None or self.timeout_s > 0, "timeout_s", "above 0")
         penalty = self.repetition_penalty
-        _require(penalty, penalty is not None and 0 < penalty <= 100, "repetition_penalty", "above 0 and at most 100")
+        _require(penalty, penalty is not None and 0.01 <= penalty <= 100, "repetition_penalty", "from 0.01 to 100")
         for name in ("frequency_penalty", "presence_penalty"):
             value = getattr(self, name)
             _require(value, value is not None and -2 <= value <= 2, name, "from -2 to 2")

@@ -62,8 +62,9 @@ def _schema_of(name: str, value: object) -> AnswerForm:
 def _json_schema(name: str, value: object) -> AnswerForm:
     if isinstance(value, str):
         return AnswerForm("json_schema", value)
+    schema = mapping(name, value)
     try:
-        return AnswerForm("json_schema", json.dumps(mapping(name, value)))
+        return AnswerForm("json_schema", json.dumps(schema))
     except RecursionError as error:
         raise InvalidInputError(f"{name} is nested too deeply.") from error
     except (TypeError, ValueError) as error:  # of a caller in Python

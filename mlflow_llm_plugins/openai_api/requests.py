@@ -20,7 +20,7 @@ from mlflow_llm_plugins.openai_api.tools import Tool, parse_tools
 MAX_CHOICES = 128  # OpenAI's own bound on n
 
 OPTION_FIELDS = (*SAMPLING_FIELDS, "n", "stream", "stream_options")
-_CHAT = (
+CHAT_FIELDS = (
     *OPTION_FIELDS,
     "messages",
     "chat_template_kwargs",
@@ -30,7 +30,7 @@ _CHAT = (
     "tool_choice",
     "reasoning_effort",
 )
-_COMPLETION = (*OPTION_FIELDS, "prompt", "logprobs", "echo")
+COMPLETION_FIELDS = (*OPTION_FIELDS, "prompt", "logprobs", "echo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class ChatCompletionRequest(RequestOptions):
     def parse(cls, raw: object) -> Self:
         """Read the request; raises as `RequestOptions.parse` does."""
         body = _body(raw, required="messages")
-        check_parameters(body, _CHAT)
+        check_parameters(body, CHAT_FIELDS)
         return cls(
             messages=parse_messages(body["messages"]),
             chat_template_kwargs=mapping("chat_template_kwargs", body.get("chat_template_kwargs") or {}),
@@ -92,7 +92,7 @@ class CompletionRequest(RequestOptions):
     def parse(cls, raw: object) -> Self:
         """Read the request; raises as `RequestOptions.parse` does."""
         body = _body(raw, required="prompt")
-        check_parameters(body, _COMPLETION)
+        check_parameters(body, COMPLETION_FIELDS)
         options = _options(body, parse_completion_logprobs(body))
         echo = body.get("echo") is not None and boolean("echo", body["echo"])
         score_only = options["sampling"].get("max_new_tokens") == 0

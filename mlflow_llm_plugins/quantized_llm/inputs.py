@@ -55,6 +55,8 @@ def read_input(data: object, frame_is_request: bool = False) -> Rows | Single:
     import pandas as pd
 
     if isinstance(data, pd.DataFrame):
+        if not all(isinstance(name, Hashable) for name in data.columns):
+            raise InvalidInputError("Each column must have one name, got a list or an object for one of them.")
         records: list[dict[Hashable, Any]] = data.to_dict("records")
         is_request = frame_is_request and len(records) == 1
         return _read_mapping(_without_gaps(records[0])) if is_request else _read_records(records)

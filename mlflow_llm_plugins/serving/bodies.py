@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
@@ -68,8 +68,9 @@ def unpack(raw: bytes, encoding: str, limit: int) -> bytes:
 
 def _decompressors() -> dict[str, Callable[[], Any]]:
     found: dict[str, Callable[[], Any]] = {"gzip": partial(zlib.decompressobj, wbits=_GZIP)}
-    if importlib.util.find_spec("compression") is not None:
-        found["zstd"] = importlib.import_module("compression.zstd").ZstdDecompressor
+    for module in ("compression.zstd", "backports.zstd"):  # of Python 3.14, and of whoever installed it
+        with suppress(ImportError):
+            found["zstd"] = importlib.import_module(module).ZstdDecompressor
     return found
 
 

@@ -13,6 +13,7 @@ from mlflow_llm_plugins.serving.keys import ApiKeys
 from mlflow_llm_plugins.serving.lifespan import Lifespan
 from mlflow_llm_plugins.serving.metrics import Metrics
 from mlflow_llm_plugins.serving.model import ServedModel
+from mlflow_llm_plugins.serving.openapi import openapi_of
 from mlflow_llm_plugins.serving.routes import Routes, our_app
 from mlflow_llm_plugins.serving.server import Server
 from mlflow_llm_plugins.serving.settings import ServingSettings
@@ -39,6 +40,7 @@ def extend(app: Any, model: Any, served: ServedModel) -> None:
     lifespan = Lifespan(server, keys, app.router.lifespan_context)
     app.add_middleware(Front, ours=ours, keys=keys, state=server.state, max_body_bytes=settings.max_body_bytes)
     app.router.lifespan_context = lifespan
+    app.openapi = openapi_of(app.openapi, settings, keys)
 
 
 def keys_are_wanted() -> bool:

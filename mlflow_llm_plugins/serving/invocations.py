@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -70,7 +71,7 @@ class Invocations:
         from mlflow.pyfunc.scoring_server import invocations
 
         self._server.refuse_if_full()
-        return invocations(raw, content_type, self._model, self._input_schema)
+        return invocations(raw, content_type or _JSON, self._model, self._input_schema)
 
 
 def _told(error: Exception, body: Any) -> Exception:
@@ -78,17 +79,26 @@ def _told(error: Exception, body: Any) -> Exception:
     from mlflow.exceptions import MlflowException
 
     if not isinstance(error, MlflowException):
-        return error
+        told = error.__context__  # MLflow cannot always print the data into its text
+        return _told(told, body) if isinstance(told, MlflowException) else error
     cause = error.__cause__
     if isinstance(cause, LLMError):
         return cause
     text = str(error.message).splitlines()[0] if error.message else ""
-    if "stack_trace" in error.json_kwargs and isinstance(error.__context__, Exception):
+    if isinstance(error.__context__, Exception) and _reached_the_model(error.__context__):
         return error.__context__  # nothing that the caller could mend, though MLflow answers 400
     if int(error.get_http_status_code()) >= 500:
         return Exception(error)
-    repeats = not text or any(said in text for said in _texts(body)) or "Failed to predict data" in text
-    return InvalidInputError(_UNREADABLE if repeats else text)
+    repeats = not text or body is None or "Failed to predict data" in text
+    if repeats or any(said in text for said in _texts(body)):
+        return InvalidInputError(_UNREADABLE)
+    return InvalidInputError(text)
+
+
+def _reached_the_model(error: Exception) -> bool:
+    """Whether it is of our own predict; else it is of what MLflow reads and checks before."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").startswith("mlflow_llm_plugins.") for frame, _ in frames)
 
 
 def _texts(body: Any) -> Iterator[str]:

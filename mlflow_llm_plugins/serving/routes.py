@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
+from datetime import date
 from typing import Any
 
 from starlette.applications import Starlette
@@ -58,8 +59,14 @@ class Routes:
             raise
 
     async def models(self, _: Request) -> Response:
-        """`GET /v1/models`: the one model that is served."""
-        return JSONResponse({"object": "list", "data": [self._model()]})
+        """`GET /v1/models`: the one model that is served, under TypeSafe's key as well."""
+        name = self._server.completions.model_name
+        typesafe = {
+            "name": name,
+            "description": "",
+            "release_date": date.fromtimestamp(self._server.created).isoformat(),
+        }
+        return JSONResponse({"object": "list", "data": [self._model()], "models": [typesafe]})
 
     async def model(self, request: Request) -> Response:
         """`GET /v1/models/{name}`."""
@@ -136,7 +143,9 @@ def our_app(server: Server, routes: Routes, decisions: Decisions, invocations: E
         Route("/ready", told(server, "/ready", routes.ready), methods=["GET"]),
         Route("/metrics", told(server, "/metrics", routes.metrics), methods=["GET"]),
     ]
-    return Starlette(routes=own, exception_handlers={HTTPException: _no_such_route})
+    app = Starlette(routes=own, exception_handlers={HTTPException: _no_such_route})
+    app.router.redirect_slashes = False  # to an address that a proxy in front may not have
+    return app
 
 
 def told(server: Server, route: str, endpoint: Endpoint, as_mlflow: bool = False) -> Endpoint:

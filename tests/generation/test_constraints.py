@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from mlflow_llm_plugins.errors import GenerationError, InvalidInputError, UnsupportedFeatureError
+from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
 from mlflow_llm_plugins.generation import Constraint
 from mlflow_llm_plugins.generation.sampling.constraints import ConstraintCompiler, masks_of
 from tests.models import BOS_ID, EOS_ID, FIRST_BYTE_ID, FIRST_UNUSED_ID, VOCAB_SIZE, byte_tokenizer
@@ -298,7 +298,7 @@ def test_many_threads_may_ask_for_the_first_matcher_at_once():
 
 def test_a_token_that_does_not_fit_is_an_error():
     m = matcher("choice", ("ab",))
-    with pytest.raises(GenerationError) as failure:
+    with pytest.raises(InvalidInputError) as failure:
         m.accept(*ids("b"))
     assert str(failure.value).startswith('The constrained answer broke off: Parser Error: token "b" doesn\'t satisfy')
     assert "\n" not in str(failure.value)
@@ -306,14 +306,14 @@ def test_a_token_that_does_not_fit_is_an_error():
 
 def test_a_form_that_leads_nowhere_is_an_error_where_it_ends():
     m = matcher("lark", 'start: "a" <|user|>')
-    with pytest.raises(GenerationError) as failure:
+    with pytest.raises(InvalidInputError) as failure:
         m.accept(*ids("a"))
     assert str(failure.value) == "The constrained answer broke off: no token may come next."
 
 
 def test_a_form_that_becomes_too_complex_on_the_way_is_an_error_there():
     m = matcher("regex", "[xy](a{999}){999}")
-    with pytest.raises(GenerationError) as failure:
+    with pytest.raises(InvalidInputError) as failure:
         spelt(m, "xaaa")
     assert str(failure.value) == ("The constrained answer broke off: lexer error: too many expressions constructed.")
 

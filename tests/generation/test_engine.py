@@ -88,7 +88,7 @@ def test_the_longest_request_that_fits_is_answered(engine):
         ({"min_p": 2.0}, "min_p must be from 0 to 1, got 2.0."),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0."),
         ({"timeout_s": 0.0}, "timeout_s must be above 0, got 0.0."),
-        ({"stop": ("",)}, "stop must be a tuple of strings that are not empty, got ('',)."),
+        ({"stop": ("",)}, "stop must be strings that are not empty, got ('',)."),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(options, message):
@@ -104,8 +104,8 @@ def test_values_out_of_range_are_refused_by_name(options, message):
         ({"seed": "1"}, "seed must be a whole number, got '1'."),
         ({"temperature": True}, "temperature must be a number, got True."),
         ({"max_new_tokens": 8.5}, "max_new_tokens must be a whole number, got 8.5."),
-        ({"stop": "END"}, "stop must be a tuple of strings that are not empty, got 'END'."),
-        ({"stop": (5,)}, "stop must be a tuple of strings that are not empty, got (5,)."),
+        ({"stop": "END"}, "stop must be strings that are not empty, got 'END'."),
+        ({"stop": (5,)}, "stop must be strings that are not empty, got (5,)."),
         ({"eos_token_ids": (None,)}, "eos_token_ids must be a tuple of token ids, got (None,)."),
         ({"prompt_ids": "12"}, "prompt_ids must be token ids, not text, got '12'."),
     ],

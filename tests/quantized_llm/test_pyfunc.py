@@ -298,7 +298,7 @@ class TestRequests:
             ({"prompt": "a", "max_tokens": 0}, "max_tokens must be at least 1, or 0 with echo=true, got 0"),
             ({"messages": [USER], "repetition_penalty": 0}, "repetition_penalty must be above 0 and at most 100"),
             ({"messages": [USER], "logit_bias": {"5": 101}}, "logit_bias must be a mapping of token ids to numbers"),
-            ({"messages": [USER], "choice": ["a", ""]}, "choice must be a tuple of strings that are not empty"),
+            ({"messages": [USER], "choice": ["a", ""]}, "choice must be strings that are not empty"),
             ({"messages": [USER], "regex": "a", "choice": ["a"]}, "regex='a', choice=['a'] each say what the answer"),
             ({"messages": [USER], "response_format": {"type": "json"}}, "response_format.type must be 'text' or"),
             ({"prompt": ""}, "The prompt is empty"),

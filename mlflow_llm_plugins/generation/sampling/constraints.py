@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 
 from mlflow_llm_plugins.errors import (
-    GenerationError,
     InvalidInputError,
     MissingDependencyError,
     UnsupportedFeatureError,
@@ -71,13 +70,13 @@ class ConstraintMatcher:
         """Note the token that was picked; one that may come next, and no end token.
 
         Raises:
-            GenerationError: The token does not fit, or the form became too complex to follow.
+            InvalidInputError: The form became too complex to follow.
         """
         if not self._matcher.consume_token(token_id):
-            raise GenerationError(f"The constrained answer broke off: {_reason(self._matcher.get_error())}.")
+            raise InvalidInputError(f"The constrained answer broke off: {_reason(self._matcher.get_error())}.")
         self.failure = self._look_ahead()
         if self.failure:
-            raise GenerationError(f"The constrained answer broke off: {self.failure}.")
+            raise InvalidInputError(f"The constrained answer broke off: {self.failure}.")
 
     def _look_ahead(self) -> str:
         self._matcher.unsafe_compute_mask_ptr(self.bits.ctypes.data, self.bits.nbytes)
