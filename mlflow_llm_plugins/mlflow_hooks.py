@@ -23,7 +23,11 @@ _logger = logging.getLogger(__name__)
 
 SWITCH = "MLFLOW_LLM_EXTEND_STOCK"
 _FLAVOR = "mlflow_llm_plugins.quantized_llm"
+_MARK = "_mlflow_llm_plugins"  # of what is patched already
 _PYFUNC = f"{_FLAVOR}.pyfunc"
+
+_SERVED = "__pyfunc_model_path__"  # set by MLflow in the process of a server
+_KEYS = "MLFLOW_LLM_API_KEY"
 
 Patch = Callable[[Any], None]
 
@@ -35,6 +39,10 @@ class HooksProvider:
         """Have every patch made as soon as its module is imported."""
         if os.environ.get(SWITCH, "").strip().lower() not in {"0", "false", "off", "no"}:
             watch_imports(PATCHES)
+        elif _SERVED in os.environ and any(name.startswith(_KEYS) for name in os.environ):
+            _logger.warning(
+                "NO API KEY IS ASKED FOR, though one is set: %s=0 leaves MLflow's server as it is.", SWITCH
+            )
 
     def in_context(self) -> bool:
         """Never: no run gets tags from it."""
@@ -95,6 +103,8 @@ def _apply(patch: Patch, module: ModuleType) -> None:
 def serve_language_models(scoring_server: Any) -> None:
     """Extend the scoring server's app by our routes, where the model that it serves is ours."""
     stock = scoring_server.init
+    if hasattr(stock, _MARK):
+        return
 
     @functools.wraps(stock)
     def init(model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -105,20 +115,21 @@ def serve_language_models(scoring_server: Any) -> None:
             _extend(app, model, served)
         return app
 
+    setattr(init, _MARK, True)
     scoring_server.init = init
 
 
 def _extend(app: Any, model: Any, served: Any) -> None:
     from mlflow_llm_plugins.errors import InvalidInputError, MissingDependencyError
-    from mlflow_llm_plugins.serving import extend, keys_are_wanted
+    from mlflow_llm_plugins.serving import extend, guards_are_wanted
 
     try:
         extend(app, model, served)
     except (InvalidInputError, MissingDependencyError):
         raise  # of what the user has set: a limit or key that is asked for must hold, or nothing may be served
     except Exception:
-        if keys_are_wanted():
-            raise  # a server that was to ask for keys must not run without
+        if guards_are_wanted():
+            raise  # a server that was to ask for keys, or to keep limits, must not run without
         _logger.warning("MLflow's scoring server is served without the routes for language models.", exc_info=True)
 
 
@@ -126,6 +137,8 @@ def read_only_mlmodel(registry: Any) -> None:
     """Have `get_flavor_backend` read a model of ours without copying its weights, which it needs only MLmodel of."""
     stock = registry.get_flavor_backend
     backend_of = registry._get_flavor_backend_for_local_model
+    if hasattr(stock, _MARK):
+        return
 
     @functools.wraps(stock)
     def get_flavor_backend(model_uri: str, *args: Any, **kwargs: Any) -> Any:
@@ -137,6 +150,7 @@ def read_only_mlmodel(registry: Any) -> None:
             backend = None
         return stock(model_uri, *args, **kwargs) if backend is None else backend
 
+    setattr(get_flavor_backend, _MARK, True)
     registry.get_flavor_backend = get_flavor_backend
 
 

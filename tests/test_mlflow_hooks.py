@@ -91,6 +91,33 @@ def test_the_switch_leaves_mlflow_alone(tmp_path):
     assert "[False, False, False, False, False] []" in run(SHOW, tmp_path, **{SWITCH: "0"})
 
 
+def test_a_reload_does_not_patch_twice(tmp_path):
+    code = """
+    import importlib, mlflow
+    from mlflow.pyfunc import scoring_server
+    import mlflow_llm_plugins.mlflow_hooks as hooks
+    importlib.reload(hooks)
+    hooks.HooksProvider()
+    print(hasattr(scoring_server.init.__wrapped__, "__wrapped__"))
+    """
+    assert run(code, tmp_path).strip().splitlines()[-1] == "False"
+
+
+def test_a_server_that_is_to_ask_for_keys_says_that_it_does_not(tmp_path):
+    code = "import logging; logging.basicConfig(); import mlflow"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, SWITCH: "0", "MLFLOW_LLM_API_KEY": "secret", "__pyfunc_model_path__": "x"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "NO API KEY IS ASKED FOR" in done.stderr
+    assert "secret" not in done.stderr
+
+
 def test_an_mlflow_that_looks_different_goes_on_with_one_warning(tmp_path):
     (tmp_path / "odd.py").write_text("value = 1\n", encoding="utf-8")
     code = """

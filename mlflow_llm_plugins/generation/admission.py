@@ -51,7 +51,7 @@ class Admission:
             UnsupportedFeatureError: The constraint has something that cannot be honoured.
         """
         prompt_ids = self.check_ids(request.prompt_ids)
-        max_new_tokens = self._room(len(prompt_ids), request.max_new_tokens)
+        max_new_tokens = self._room(len(prompt_ids), request.max_new_tokens, request.new_tokens_limit)
         self._check_options(request, max_new_tokens)
         eos = self.eos_token_ids if request.eos_token_ids is None else frozenset(request.eos_token_ids)
         eos |= frozenset(request.stop_token_ids)
@@ -93,7 +93,7 @@ class Admission:
                 )
         return checked
 
-    def _room(self, prompt_tokens: int, wanted: int | None) -> int:
+    def _room(self, prompt_tokens: int, wanted: int | None, default_limit: int | None) -> int:
         room = self.longest_request - prompt_tokens
         if room < 1:
             raise PromptTooLongError(
@@ -105,7 +105,9 @@ class Admission:
                 f"The prompt has {prompt_tokens} tokens and {wanted} new ones are asked for, together more than "
                 f"{self.longest_request} ({self._limit_name()}). Ask for at most {room} new tokens."
             )
-        return wanted if wanted is not None else min(self.max_new_tokens, room)
+        if wanted is not None:
+            return wanted
+        return min(self.max_new_tokens, room, default_limit or room)
 
     def _limit_name(self) -> str:
         if self.longest_request < self.max_context_length:

@@ -49,6 +49,7 @@ class GenerationRequest:
 
     prompt_ids: Sequence[int]
     max_new_tokens: int | None = None  # None: EngineSettings.max_new_tokens, cut to what the context leaves
+    new_tokens_limit: int | None = None  # caps the engine's default where max_new_tokens is not given
     temperature: float = 0.0  # 0 is greedy; above it tokens are drawn
     top_k: int | None = None  # keep the k most probable tokens; None or 0 keeps all
     top_p: float | None = None  # keep the smallest set with this mass, in (0, 1]
@@ -161,7 +162,15 @@ class GenerationOutput:
 
 
 _KINDS = tuple(repr(kind) for kind in get_args(ConstraintKind))
-_WHOLE_NUMBERS = ("max_new_tokens", "top_k", "seed", "no_repeat_ngram_size", "min_new_tokens", "top_logprobs")
+_WHOLE_NUMBERS = (
+    "max_new_tokens",
+    "new_tokens_limit",
+    "top_k",
+    "seed",
+    "no_repeat_ngram_size",
+    "min_new_tokens",
+    "top_logprobs",
+)
 _NUMBERS = (
     "temperature",
     "top_p",

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from typing import Any
 
 from mlflow_llm_plugins.errors import (
@@ -176,5 +177,5 @@ class TokenStream:
             self._on_end(self)
         finally:
             publish()
-            with self._delivering:
+            with self._delivering, suppress(Exception):  # a listener that raises is not the engine's affair
                 self._deliver(None)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from mlflow_llm_plugins.errors import EngineUnavailableError, LLMError, QueueFullError
 from mlflow_llm_plugins.generation import GenerationEngine, GenerationOutput, GenerationRequest, GenerationStream
-from mlflow_llm_plugins.generation.cancellation import in_current_scope
+from mlflow_llm_plugins.generation.call_scope import current_scope, in_current_scope
 
 _SHORT = 16  # up to so many requests nobody wants a progress bar
 
@@ -30,13 +30,17 @@ def generate_all(
             left the engine when it is raised.
         QueueFullError: The queue is full of others' requests.
     """
+    scope = current_scope()
+    requests = scope.admit(requests)
     for i, request in enumerate(requests):
         with numbered(unit, i, len(requests)):
             engine.check(request)  # all of them before the first is submitted
-    with _Window(engine, max_in_flight, len(requests), unit) as window:
+    with _Window(engine, scope.window(max_in_flight), len(requests), unit) as window:
         for request in requests:
             window.submit(request)
-        return window.collect_all()
+        outputs = window.collect_all()
+    scope.finished(outputs)
+    return outputs
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from mlflow_llm_plugins.generation import (
     GenerationRequest,
     TokenScores,
 )
+from mlflow_llm_plugins.generation.call_scope import current_scope
 from mlflow_llm_plugins.openai_api.fields import named
 from mlflow_llm_plugins.quantized_llm.batch import numbered
 from mlflow_llm_plugins.quantized_llm.inputs import Row
@@ -27,6 +28,8 @@ from mlflow_llm_plugins.quantized_llm.record import Task
 from mlflow_llm_plugins.quantized_llm.template import CHAT
 
 _logger = logging.getLogger(__name__)
+
+_SCORED_AT_ONCE = 8192  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ class Completions:
         """Take the engine's tokenizer; for the rest see `QuantizedLLMPyfunc`."""
         self.engine = engine
         self.model_name = model_name
-        self._prompts = PromptEncoder(engine.tokenizer, task, prompt_template, chat_template)
+        context = engine.stats().max_context_length
+        self._prompts = PromptEncoder.for_context(engine.tokenizer, task, prompt_template, chat_template, context)
         self._token_texts = openai_api.TokenTexts(engine.tokenizer)
         self._defaults = openai_api.sampling_defaults(generation_config or {})
         if ignored := openai_api.unhonoured(generation_config or {}):
@@ -118,7 +122,11 @@ class Completions:
             return work
         scores: Sequence[TokenScores | None] = [None] * len(work.prompts)
         if work.is_scored:
-            scores = self.engine.score(work.prompts, work.options.sampling["top_logprobs"])
+            scores = [
+                row
+                for prompts in _in_parts(work.prompts)
+                for row in self.engine.score(prompts, work.options.sampling["top_logprobs"])
+            ]
         pairs = zip(work.prompts, scores, strict=True)
         return replace(work, echoes=[openai_api.Echo.of(self.engine.tokenizer, *pair) for pair in pairs])
 
@@ -179,6 +187,19 @@ class Completions:
             for ids in prompts
             for i in range(options.n)
         ]
+
+
+def _in_parts(prompts: Sequence[list[int]]) -> Iterator[list[list[int]]]:
+    """Prompts that are scored in one call, between which a caller who is gone is noticed."""
+    part: list[list[int]] = []
+    for prompt in prompts:
+        part.append(prompt)
+        if sum(map(len, part)) >= _SCORED_AT_ONCE:
+            current_scope().raise_if_cancelled()
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def _echo_of(options: openai_api.RequestOptions) -> bool:

@@ -6,7 +6,7 @@
 Knows the flavor by the protocols in `model` only.
 """
 
-from mlflow_llm_plugins.serving.extension import extend, keys_are_wanted
+from mlflow_llm_plugins.serving.extension import extend, guards_are_wanted
 from mlflow_llm_plugins.serving.settings import ServingSettings
 
-__all__ = ["ServingSettings", "extend", "keys_are_wanted"]
+__all__ = ["ServingSettings", "extend", "guards_are_wanted"]

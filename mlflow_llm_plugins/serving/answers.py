@@ -10,6 +10,7 @@ from functools import partial
 
 from mlflow_llm_plugins.errors import LLMError, QueueFullError
 from mlflow_llm_plugins.generation import GenerationEngine, GenerationOutput, GenerationStream, TokenEvent
+from mlflow_llm_plugins.generation.call_scope import CallScope
 from mlflow_llm_plugins.serving.mailbox import Mailbox
 from mlflow_llm_plugins.serving.model import Work
 
@@ -19,23 +20,31 @@ Arrival = tuple[int, TokenEvent | None]  # of which answer; None: it has ended
 class Answers:
     """All choices of one request, some of them in the engine at the same time; belongs to one task of the loop."""
 
-    def __init__(self, engine: GenerationEngine, max_in_flight: int, mailbox: Mailbox, threads: Executor) -> None:
+    def __init__(
+        self,
+        engine: GenerationEngine,
+        call: CallScope,
+        max_in_flight: int,
+        mailbox: Mailbox,
+        threads: Executor,
+    ) -> None:
         """Submit nothing yet.
 
         Args:
             engine: Shared with other requests.
+            call: Limits them, and ends them when it is cancelled.
             max_in_flight: Choices that are in the engine at the same time.
             mailbox: Of the running loop.
             threads: Where requests are read, checked and submitted, which may take long.
         """
         self._engine = engine
+        self._call = call
         self._max_in_flight = max_in_flight
         self._mailbox = mailbox
         self._threads = threads
         self._waiting: deque[int] = deque()
         self._streams: dict[int, GenerationStream] = {}
         self._open: set[int] = set()
-        self._is_cancelled = False
         self._arrived: list[Arrival] = []
         self._wake: asyncio.Future[None] | None = None
 
@@ -89,17 +98,10 @@ class Answers:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    def cancel(self) -> int:
-        """End what is open and tell how many that were; harmless when all has ended."""
-        self._is_cancelled = True
-        self._waiting.clear()
-        still_open = list(self._open)
-        for index in still_open:
-            self._streams[index].cancel()
-        return len(still_open)
-
     def _read_and_submit(self, read: Callable[[], Work]) -> Work:
-        self._work = work = read()
+        work = read()
+        self._work = work = work.with_requests(self._call.admit(work.requests))
+        self._max_in_flight = self._call.window(self._max_in_flight)
         if len(work.requests) > 1:  # a single one is checked when it is submitted
             for index, request in enumerate(work.requests):
                 _numbered(partial(self._engine.check, request), index, len(work.requests))
@@ -109,24 +111,20 @@ class Answers:
 
     def _submit_some(self) -> None:
         """As many as our share of the queue and the queue itself allow, but one at least."""
-        while self._waiting and len(self._open) < self._max_in_flight and not self._is_cancelled:
-            index = self._waiting[0]
+        while self._waiting and len(self._open) < self._max_in_flight:
+            self._call.raise_if_cancelled()
+            index = self._waiting.popleft()
             try:
                 stream = self._engine.submit(self._work.requests[index])
             except QueueFullError:
                 if not self._open:
                     raise
+                self._waiting.appendleft(index)
                 return
-            self._waiting.popleft()
             self._streams[index] = stream
             self._open.add(index)
+            self._call.add(stream)  # which is ended where the call was cancelled meanwhile
             self._attend(stream, index)
-            self._cancel_if_given_up(stream)
-
-    def _cancel_if_given_up(self, stream: GenerationStream) -> None:
-        """`cancel` may have looked before this one was there."""
-        if self._is_cancelled:
-            stream.cancel()
 
     def _attend(self, stream: GenerationStream, index: int) -> None:
         if self._work.options.stream:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.serving.failures import BodyTooLargeError
 
+_PUNCTUATION = 100_000  # commas and brackets that may stand in texts
 _GZIP = 16 + zlib.MAX_WBITS  # the format, as zlib numbers it
 
 
@@ -28,7 +29,8 @@ def check_headers(headers: Mapping[str, str]) -> None:
     Raises:
         UnsupportedMediaTypeError: Names the header and what is allowed.
     """
-    kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    unnamed = "" if "origin" in headers else "application/json"  # a page can leave it out, as many programs do
+    kind = headers.get("content-type", unnamed).partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaTypeError(f"content-type must be application/json, got {kind[:80]!r}.")
 
@@ -74,19 +76,22 @@ def _decompressors() -> dict[str, Callable[[], Any]]:
     return found
 
 
-def read_json(raw: bytes, max_depth: int) -> Any:
+def read_json(raw: bytes, max_depth: int, max_values: int = 500_000) -> Any:
     """Parse a body.
 
     Args:
         raw: UTF-8.
         max_depth: Lists and objects inside one another.
+        max_values: Of all depths together, at most about so many: while they are parsed, nothing else runs.
 
     Raises:
-        InvalidInputError: No JSON, too deep, a number that JSON does not have, or half a surrogate pair; the
-            message never shows the body.
+        InvalidInputError: No JSON, too deep, too many values, a number that JSON does not have, or half a surrogate
+            pair; the message never shows the body.
     """
+    if sum(map(raw.count, (b",", b"[", b"{"))) > max_values + _PUNCTUATION:
+        raise InvalidInputError(f"The body has more than {max_values} values (MLFLOW_LLM_MAX_JSON_VALUES).")
     try:
-        body = json.loads(raw, parse_constant=_refuse_constant)
+        body = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)
         if b"\\u" in raw:
             json.dumps(body, ensure_ascii=False).encode()
     except RecursionError:

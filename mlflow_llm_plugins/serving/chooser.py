@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mlflow_llm_plugins.errors import QueueFullError
 from mlflow_llm_plugins.generation import ChoiceScores, GenerationEngine
 
+T = TypeVar("T")
+
 _TOGETHER = 64  # questions of one call, unless one request has more
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Questions:
     """Those of one request."""
 
@@ -52,17 +56,35 @@ class Chooser:
             QueueFullError: As many questions as allowed are open.
             LLMError: As `GenerationEngine.choose`.
         """
-        if self._open and self._open + len(stems) > self._max_open:
+        with self._room(len(stems)):
+            questions = _Questions(stems, tails, asyncio.get_running_loop().create_future())
+            self._waiting.append(questions)
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._score_all())
+            try:
+                return await questions.scores
+            finally:
+                if questions in self._waiting:  # given up
+                    self._waiting.remove(questions)
+
+    async def score(self, count: int, call: Callable[[], T]) -> T:
+        """Have something else scored, `count` texts, when it is its turn.
+
+        Raises:
+            QueueFullError: As many questions and texts as allowed are open.
+        """
+        with self._room(count):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    @contextmanager
+    def _room(self, count: int) -> Iterator[None]:
+        if self._open and self._open + count > self._max_open:
             raise QueueFullError(f"{self._open} questions are open, of {self._max_open} that may be. Try again later.")
-        questions = _Questions(stems, tails, asyncio.get_running_loop().create_future())
-        self._waiting.append(questions)
-        self._open += len(stems)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._score_all())
+        self._open += count
         try:
-            return await questions.scores
+            yield
         finally:
-            self._open -= len(stems)
+            self._open -= count
 
     async def _score_all(self) -> None:
         while batch := self._next_batch():

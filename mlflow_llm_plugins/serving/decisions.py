@@ -12,9 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mlflow_llm_plugins.errors import (
-    InvalidInputError,
     PromptTooLongError,
-    RequestTimeoutError,
     UnsupportedFeatureError,
 )
 from mlflow_llm_plugins.openai_api.decisions import (
@@ -29,20 +27,13 @@ from mlflow_llm_plugins.openai_api.decisions import (
 )
 from mlflow_llm_plugins.serving.bodies import check_headers
 from mlflow_llm_plugins.serving.disconnects import unless_disconnected
-from mlflow_llm_plugins.serving.limits import check_prompts
+from mlflow_llm_plugins.serving.limits import check_prompts, check_scored
 from mlflow_llm_plugins.serving.server import Server
-from mlflow_llm_plugins.serving.settings import variable
 
 Parse = Callable[[object, DecisionLimits], DecisionRequest]
 Build = Callable[..., dict[str, Any]]
 
 _THOUGHT_TOKENS = 16  # at the end of a prompt, in which a template may open a thought
-
-
-class TooManyTokensError(InvalidInputError):
-    """The prompts of one request have more tokens together than allowed."""
-
-    http_status = 413
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +77,8 @@ class Decisions:
     async def _answer(self, request: Request, parse: Parse, build: Build) -> Response:
         check_headers(request.headers)
         raw = await self._server.body(request)
-        return JSONResponse(await unless_disconnected(request, self._decide(raw, parse, build)))
-
-    async def _decide(self, raw: bytes, parse: Parse, build: Build) -> dict[str, Any]:
-        timeout_s = self._server.timeout_s
-        try:
-            return await asyncio.wait_for(self._scored(raw, parse, build), timeout_s)
-        except asyncio.TimeoutError:
-            raise RequestTimeoutError(f"The decisions were not made within {timeout_s:g} s. Ask for fewer.") from None
+        scored = self._scored(raw, parse, build)
+        return JSONResponse(await unless_disconnected(request, scored, self._server.timeout_s))
 
     async def _scored(self, raw: bytes, parse: Parse, build: Build) -> dict[str, Any]:
         loop, readers = asyncio.get_running_loop(), self._server.readers
@@ -107,18 +92,14 @@ class Decisions:
         """Read and tokenise; stops at the first question that is too much."""
         request = parse(self._server.json(raw), self._limits)
         tokenizer = self._server.engine.tokenizer
-        stems, tails, room = [], [], self._server.settings.max_decision_tokens
+        stems, tails, prompts = [], [], list[list[int]]()
         for question, chat in zip(
             request.questions, question_chats(request, self._server.settings.decision_layout), strict=True
         ):
             prompt = self._server.completions.render(chat, {"enable_thinking": False})
             self._check(prompt)
-            room -= len(prompt)
-            if room < 0:
-                raise TooManyTokensError(
-                    f"The questions have more than {self._server.settings.max_decision_tokens} tokens together "
-                    f"({variable('max_decision_tokens')}). Ask fewer at once, or shorten the state."
-                )
+            prompts.append(prompt)
+            check_scored(prompts, self._server.settings)
             ids = label_ids(tokenizer, prompt, question.labels)
             stems.append(ids.stem)
             tails.append(ids.tails)

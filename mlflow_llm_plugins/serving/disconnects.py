@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
+from mlflow_llm_plugins.errors import RequestTimeoutError
+
 T = TypeVar("T")
 
 
@@ -15,23 +17,30 @@ class ClientGoneError(Exception):
     """The client closed the connection before its answer was there."""
 
 
-async def unless_disconnected(request: Request, work: Coroutine[None, None, T]) -> T:
+async def unless_disconnected(request: Request, work: Coroutine[None, None, T], timeout_s: float) -> T:
     """Do the work, or stop it as soon as the client is gone.
 
     Args:
         request: Its body must have been read.
         work: Cancelled where the client is gone or the caller is cancelled; has ended when this returns.
 
+        timeout_s: Seconds that it may take.
+
     Raises:
         ClientGoneError: Nobody waits for the result any more.
+        RequestTimeoutError: The time is over.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+        await asyncio.wait({task, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
             raise ClientGoneError
-        return task.result()
+        raise RequestTimeoutError(
+            f"The request did not finish within {timeout_s:g} s. Ask for less at once, or raise --timeout."
+        )
     finally:
         pending = {each for each in (task, gone) if not each.done()}
         for each in pending:

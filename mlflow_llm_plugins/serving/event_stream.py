@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
@@ -22,16 +23,22 @@ _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # nginx wou
 class EventStream(StreamingResponse):
     """Sends events; whatever ends it, `on_end` is called."""
 
-    def __init__(self, events: AsyncIterator[bytes], on_end: Callable[[], None]) -> None:
-        """Take the events, each one complete."""
+    def __init__(self, events: AsyncIterator[bytes], on_end: Callable[[], None], give_up_at: float) -> None:
+        """Take the events, each one complete; at `give_up_at` (of the loop's clock) it ends though nobody reads."""
         super().__init__(events, media_type="text/event-stream", headers=_HEADERS)
         self._on_end = on_end
+        self._give_up_at = give_up_at
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them until they end or the client is gone."""
+        sending = asyncio.ensure_future(super().__call__(scope, receive, send))
+        loop = asyncio.get_running_loop()
         try:
-            await super().__call__(scope, receive, send)
+            await asyncio.wait({sending}, timeout=max(0.0, self._give_up_at - loop.time()))
+            if sending.done():
+                sending.result()
         finally:
+            sending.cancel()
             self._on_end()
 
 

@@ -16,7 +16,7 @@ from mlflow_llm_plugins.serving.model import ServedModel
 from mlflow_llm_plugins.serving.openapi import openapi_of
 from mlflow_llm_plugins.serving.routes import Routes, our_app
 from mlflow_llm_plugins.serving.server import Server
-from mlflow_llm_plugins.serving.settings import ServingSettings
+from mlflow_llm_plugins.serving.settings import ServingSettings, variable
 from mlflow_llm_plugins.serving.tracing import Tracer
 
 
@@ -38,11 +38,19 @@ def extend(app: Any, model: Any, served: ServedModel) -> None:
     decisions = Decisions(server, served.decision_temperatures)
     ours = our_app(server, routes, decisions, Invocations(server, routes, model).answer)
     lifespan = Lifespan(server, keys, app.router.lifespan_context)
-    app.add_middleware(Front, ours=ours, keys=keys, state=server.state, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        Front,
+        ours=ours,
+        keys=keys,
+        state=server.state,
+        metrics=server.metrics,
+        max_body_bytes=settings.max_body_bytes,
+    )
     app.router.lifespan_context = lifespan
     app.openapi = openapi_of(app.openapi, settings, keys)
 
 
-def keys_are_wanted() -> bool:
-    """Whether somebody meant the server to ask for a key."""
-    return api_keys.keys_are_wanted(os.environ)
+def guards_are_wanted() -> bool:
+    """Whether somebody set keys or limits, without which the server must not run then."""
+    limits = any(os.environ.get(variable(name)) for name in ServingSettings.model_fields)
+    return limits or api_keys.keys_are_wanted(os.environ)

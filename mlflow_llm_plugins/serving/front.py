@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlflow_llm_plugins.openai_api.answers import new_id
 from mlflow_llm_plugins.serving.failures import SHUTTING_DOWN, UNAUTHORIZED, BodyTooLargeError, Failure, too_large
 from mlflow_llm_plugins.serving.keys import ApiKeys
+from mlflow_llm_plugins.serving.metrics import Metrics
 from mlflow_llm_plugins.serving.server import State
 
 OPEN_PATHS = frozenset({"/ping", "/health", "/ready"})  # asked by those that watch over the server, without a key
@@ -29,6 +30,7 @@ class Front:
     ours: ASGIApp
     keys: ApiKeys
     state: State
+    metrics: Metrics
     max_body_bytes: int
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,10 +49,16 @@ class Front:
         scope["llm.request_id"] = request_id
         exchange = _Exchange(receive, send, self.max_body_bytes, request_id, self.state)
         if failure := self._refusal(scope, headers):
+            self.metrics.requested("refused", failure.status)
             await _refuse(failure, scope, receive, exchange.send)
             return
+        app = self._app_of(scope["path"])
         try:
-            await self._app_of(scope["path"])(scope, exchange.receive, exchange.send)
+            if scope["method"] == "POST":
+                with self.state.counted():
+                    await app(scope, exchange.receive, exchange.send)
+            else:
+                await app(scope, exchange.receive, exchange.send)
         except BodyTooLargeError:
             if not exchange.has_begun:
                 await _refuse(too_large(self.max_body_bytes), scope, receive, exchange.send)

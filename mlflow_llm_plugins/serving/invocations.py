@@ -12,8 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mlflow_llm_plugins.errors import InvalidInputError, LLMError
-from mlflow_llm_plugins.generation.cancellation import CancelScope
-from mlflow_llm_plugins.serving.bodies import UnsupportedMediaTypeError, read_json
+from mlflow_llm_plugins.serving.bodies import UnsupportedMediaTypeError, check_headers
 from mlflow_llm_plugins.serving.disconnects import unless_disconnected
 from mlflow_llm_plugins.serving.routes import Routes
 from mlflow_llm_plugins.serving.server import Server
@@ -39,39 +38,42 @@ class Invocations:
     async def answer(self, request: Request) -> Response:
         """Answer any payload."""
         content_type = request.headers.get("content-type")
+        if content_type is None:
+            check_headers(request.headers)
         raw = await self._server.body(request)
         body: Any = None
         if content_type is None or content_type.partition(";")[0].strip().lower() == _JSON:
-            body = await self._server.mailbox().loop.run_in_executor(self._server.readers, self._read, raw)
-        if isinstance(body, dict) and ("messages" in body or "prompt" in body) and self._is_request(body):
+            body = await self._server.mailbox().loop.run_in_executor(self._server.readers, self._server.read, raw)
+        if self._is_request(body):
             completions = self._server.completions
             read = completions.chat if "messages" in body else completions.completion
             return await self._routes.answer(request, read, raw)
         return await self._rows(request, raw, content_type, body)
 
-    def _read(self, raw: bytes) -> Any:
-        return read_json(raw, self._server.settings.max_json_depth)
-
-    def _is_request(self, body: dict[str, Any]) -> bool:
-        """Whether our own routes may read the body; a schema of columns is MLflow's to enforce."""
-        return self._input_schema is None
+    def _is_request(self, body: Any) -> bool:
+        """Whether our own routes read the body; columns are MLflow's to enforce, and odd bodies to refuse."""
+        if self._input_schema is not None or not isinstance(body, dict):
+            return False
+        return ("messages" in body) != ("prompt" in body) and "params" not in body
 
     async def _rows(self, request: Request, raw: bytes, content_type: str | None, body: Any) -> Response:
-        with CancelScope() as scope:
-            try:
-                call = partial(self._predict, raw, content_type)
-                result = await unless_disconnected(request, asyncio.to_thread(scope.run, call))
-            except Exception as error:
-                raise _told(error, body) from error
+        call = self._server.call()
+        try:
+            predict = asyncio.to_thread(call.run, partial(self._predict, raw, content_type, body))
+            result = await unless_disconnected(request, predict, self._server.timeout_s)
+        finally:
+            call.close()
         if result.status == _UNSUPPORTED_MEDIA_TYPE:
             raise UnsupportedMediaTypeError(str(result.response))
         return Response(result.response, result.status, media_type=result.mimetype)
 
-    def _predict(self, raw: bytes, content_type: str | None) -> Any:
+    def _predict(self, raw: bytes, content_type: str | None, body: Any) -> Any:
         from mlflow.pyfunc.scoring_server import invocations
 
-        self._server.refuse_if_full()
-        return invocations(raw, content_type or _JSON, self._model, self._input_schema)
+        try:
+            return invocations(raw, content_type or _JSON, self._model, self._input_schema)
+        except Exception as error:
+            raise _told(error, body) from error
 
 
 def _told(error: Exception, body: Any) -> Exception:

@@ -6,13 +6,17 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
+from starlette.responses import JSONResponse
+
+from mlflow_llm_plugins.errors import RequestTimeoutError
 from mlflow_llm_plugins.generation import GenerationOutput
 from mlflow_llm_plugins.serving.answers import Arrival
 from mlflow_llm_plugins.serving.event_stream import DONE, PING, ChunkWriter, EventStream, Pings, event
 from mlflow_llm_plugins.serving.model import Work
 from mlflow_llm_plugins.serving.server import Read, Server
+
+_LAST_WORDS_S = 10  # for a client that does not read, after the deadline
 
 
 class Job:
@@ -22,7 +26,10 @@ class Job:
         """Nothing is submitted yet."""
         self._server = server
         self._request_id = request_id
-        self._answers = server.answers()
+        self._call = server.call()
+        self._answers = server.answers(self._call)
+        self._deadline = self._answers.loop.time() + server.timeout_s
+        self._is_late = False
         self._held = ExitStack()
         self._began = time.time_ns()
         self._outputs: list[GenerationOutput] | None = None  # of a complete answer
@@ -35,7 +42,7 @@ class Job:
             LLMError: The request cannot be answered.
         """
         work = await self._answers.submit(partial(self._server.work, read, raw))
-        self.work = await self._server.echoed(work)
+        self.work = await self._server.echoed(work, self._call)
         if not work.options.stream:
             self._finish(await self._answers.outputs())
             return
@@ -48,17 +55,23 @@ class Job:
         """Whether `answer` has it all; else `stream` goes on with it."""
         return self._outputs is not None
 
-    def answer(self) -> dict[str, Any]:
-        """The whole answer."""
-        return self._server.completions.answer(self.work, self._outputs or [])
+    async def answer(self) -> JSONResponse:
+        """The whole answer; a large one is put together on another thread."""
+        assert self.work is not None
+        if "top_logprobs" not in self.work.options.sampling:
+            return self._response()
+        return await self._answers.loop.run_in_executor(self._server.readers, self._response)
+
+    def _response(self) -> JSONResponse:
+        return JSONResponse(self._server.completions.answer(self.work, self._outputs or []))
 
     def stream(self) -> EventStream:
         """The answer as it comes; closes the job when it ends."""
-        return EventStream(self._events(), on_end=self.close)
+        return EventStream(self._events(), on_end=self.close, give_up_at=self._deadline + _LAST_WORDS_S)
 
     def close(self) -> None:
         """Cancel what is not finished."""
-        self._server.metrics.cancelled(self._answers.cancel())
+        self._call.close()
         self._held.close()
 
     async def _events(self) -> AsyncIterator[bytes]:
@@ -78,14 +91,21 @@ class Job:
             yield writer.write(self._first, self._answers)
         elif not self._answers.are_done:  # so long already
             yield PING
+        self._held.callback(self._answers.loop.call_at(self._deadline, self._expire).cancel)
         with Pings(self._answers, self._server.settings.ping_interval_s) as pings:
             while not self._answers.are_done:
+                if self._is_late:
+                    raise RequestTimeoutError(f"The stream did not end within {self._server.timeout_s:g} s.")
                 data = writer.write(await self._answers.next(), self._answers)
                 if data or pings.are_due:
                     pings.are_due = False
                     yield data or PING
 
+    def _expire(self) -> None:
+        self._is_late = True
+        self._answers.poke()
+
     def _finish(self, outputs: list[GenerationOutput]) -> None:
         self._outputs = outputs
-        self._server.metrics.answered(outputs)
+        self._call.finished(outputs)
         self._server.tracer.answered(self._request_id, self._began, outputs, self._server.completions.model_name)

@@ -57,7 +57,7 @@ def keys_are_wanted(environ: Mapping[str, str]) -> bool:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InvalidInputError(f"{KEY_FILE}={str(path)!r} cannot be read: {reason}.") from error

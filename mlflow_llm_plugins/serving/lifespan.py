@@ -24,6 +24,7 @@ _logger = logging.getLogger(__name__)
 
 StockLifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
+_OBSERVED_EVERY_S = 1.0
 _LAST_WORDS_S = 10  # that connections get to end after the engine was closed
 _WARM_UP = {"messages": [{"role": "user", "content": "Hello"}], "prompt": "Hello", "max_tokens": 2}
 
@@ -53,6 +54,7 @@ class Lifespan:
         try:
             async with self._stock(app) as state:
                 self._spawn(self._warm_up())
+                self._spawn(self._observe())
                 yield state
         finally:
             await self._close()
@@ -83,22 +85,33 @@ class Lifespan:
             self._spawn(self._drain(), "drain")
 
     async def _drain(self) -> None:
-        loop, engine = asyncio.get_running_loop(), self._server.engine
-        server_log.info("Draining: %d answers are open.", engine.stats().open_requests)
-        if not await loop.run_in_executor(self._threads, engine.drain, self._server.settings.drain_timeout_s):
-            _logger.warning("Answers that are open after %g s are ended.", self._server.settings.drain_timeout_s)
-        await loop.run_in_executor(self._threads, engine.close)
+        """Let requests end that were here before; each may still submit what belongs to it."""
+        state, limit_s = self._server.state, self._server.settings.drain_timeout_s
+        self._server.stop_reading()
+        server_log.info("Draining: %d requests are open.", state.open_requests)
+        try:
+            await asyncio.wait_for(state.is_idle.wait(), limit_s)
+        except asyncio.TimeoutError:
+            server_log.warning("Requests that are open after %g s are ended.", limit_s)
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._server.engine.close)
+
+    async def _observe(self) -> None:
+        """Keep the gauges fresh, which of several workers only one is asked for."""
+        while True:
+            self._server.metrics.observe(self._server.engine.stats())
+            await asyncio.sleep(_OBSERVED_EVERY_S)
 
     async def _warm_up(self) -> None:
         """Make the first request fast, and collections of what was loaded cheap."""
-        answers = self._server.answers()
+        call = self._server.call()
+        answers = self._server.answers(call)
         try:
             await answers.submit(lambda: self._read_warm_up())
             await answers.outputs()
         except LLMError as error:  # a template that wants something else: the first request warms up then
             _logger.info("No warm-up: %s", error)
         finally:
-            answers.cancel()
+            call.close()
         gc.collect()
         gc.freeze()
         self._server.state.is_ready = True

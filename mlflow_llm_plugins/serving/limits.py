@@ -11,21 +11,26 @@ from mlflow_llm_plugins.generation import GenerationRequest
 from mlflow_llm_plugins.serving.settings import ServingSettings, variable
 
 
+class TooManyTokensError(InvalidInputError):
+    """The prompts of one request that are to be scored have more tokens together than allowed."""
+
+    http_status = 413
+
+
 def check_body(body: Any, settings: ServingSettings) -> None:
     """Refuse what would cost much before the request is even read; anything malformed is left to the reader.
 
     Raises:
-        InvalidInputError: More prompts, choices or stop strings than allowed.
+        InvalidInputError: More prompts or choices than allowed.
     """
     if not isinstance(body, Mapping):
         return
-    stop = body.get("stop")
-    _at_most("stop", len(stop) if isinstance(stop, list) else 0, "stop strings", settings, "max_stop")
-    n = body.get("n")
-    _at_most("n", n if isinstance(n, int) else 0, "choices", settings, "max_choices")
-    prompt = body.get("prompt")
+    n, prompt = body.get("n"), body.get("prompt")
+    n = n if isinstance(n, int) and n > 0 else 1
+    _at_most("n", n, "choices", settings, "max_choices")
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         _at_most("prompt", len(prompt), "prompts", settings, "max_prompts")
+        _at_most("prompt with n", len(prompt) * n, "answers", settings, "max_answers")
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], settings: ServingSettings) -> None:
@@ -42,19 +47,41 @@ def check_prompts(prompts: Sequence[Sequence[int]], settings: ServingSettings) -
         )
 
 
-def limited(request: GenerationRequest, settings: ServingSettings) -> GenerationRequest:
-    """The request within the server's limits for new tokens and time.
+def check_scored(prompts: Sequence[Sequence[int]], settings: ServingSettings) -> None:
+    """Refuse more to be scored than one request may hold the engine's scoring up with.
 
     Raises:
-        InvalidInputError: It asks for more new tokens.
+        TooManyTokensError: Names the limit.
     """
+    limit = settings.max_scored_tokens
+    if (tokens := sum(map(len, prompts))) > limit:
+        raise TooManyTokensError(
+            f"{tokens} tokens are to be scored; one request may have {limit} ({variable('max_scored_tokens')}). "
+            "Send fewer prompts at once, or shorter ones."
+        )
+
+
+def admitted(requests: Sequence[GenerationRequest], settings: ServingSettings) -> list[GenerationRequest]:
+    """The requests within the server's limits for prompts, stop strings, new tokens and time.
+
+    Raises:
+        InvalidInputError: One of them asks for more.
+    """
+    check_prompts([request.prompt_ids for request in requests], settings)
+    return [_admitted(request, settings) for request in requests]
+
+
+def _admitted(request: GenerationRequest, settings: ServingSettings) -> GenerationRequest:
+    _at_most("stop", len(request.stop), "stop strings", settings, "max_stop")
     limit = settings.max_new_tokens
     if limit is not None and (request.max_new_tokens or 0) > limit:
         raise InvalidInputError(
             f"{request.max_new_tokens} new tokens are asked for; this server allows {limit} "
             f"({variable('max_new_tokens')})."
         )
-    return request if settings.request_timeout_s is None else replace(request, timeout_s=settings.request_timeout_s)
+    if limit is not None or settings.request_timeout_s is not None:
+        return replace(request, new_tokens_limit=limit, timeout_s=settings.request_timeout_s)
+    return request
 
 
 def _at_most(field: str, asked: int, what: str, settings: ServingSettings, setting: str) -> None:

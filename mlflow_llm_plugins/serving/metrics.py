@@ -50,7 +50,8 @@ class Metrics:
         self._whole = self._histogram("request_duration_seconds", "From submission to the last token.")
         self._running = self._gauge("requests_running", "Answers that have a first token and are not finished.")
         self._queued = self._gauge("requests_queued", "Answers that wait for their first token.")
-        self._cache_use = self._gauge("kv_cache_usage_ratio", "Share of the KV cache that running answers take.")
+        self._cache = self._gauge("kv_cache_tokens", "Tokens that the KV cache holds.")
+        self._cache_used = self._gauge("kv_cache_used_tokens", "Of them, those that running answers take.")
         self._restarts = self._gauge("engine_restarts", "Restarts of generation threads that died.")
 
     def requested(self, route: str, status: int) -> None:
@@ -88,7 +89,8 @@ class Metrics:
         """Look at the engine."""
         self._running.set(stats.running_requests)
         self._queued.set(max(0, stats.open_requests - stats.running_requests))
-        self._cache_use.set(stats.cache_used_tokens / stats.cache_tokens if stats.cache_tokens else 0.0)
+        self._cache.set(stats.cache_tokens)
+        self._cache_used.set(stats.cache_used_tokens)
         self._restarts.set(stats.restarts)
 
     def exposition(self) -> tuple[bytes, str]:
@@ -123,7 +125,7 @@ def share_with_workers() -> Path | None:
         return None
     remove_folders_of_the_dead()
     folder = Path(os.environ.setdefault(_DIRECTORY, str(_folder(os.getppid()))))
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise PermissionError(f"{folder} belongs to another user.")
     return folder

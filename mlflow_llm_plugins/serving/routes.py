@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -52,8 +52,8 @@ class Routes:
         """Answer a body that is read already."""
         job = Job(self._server, request_id(request))
         try:
-            await unless_disconnected(request, job.begin(read, raw))
-            return JSONResponse(job.answer()) if job.is_whole else job.stream()
+            await unless_disconnected(request, job.begin(read, raw), self._server.timeout_s)
+            return await job.answer() if job.is_whole else job.stream()
         except BaseException:
             job.close()
             raise
@@ -162,7 +162,7 @@ def told(server: Server, route: str, endpoint: Endpoint, as_mlflow: bool = False
     async def answer(request: Request) -> Response:
         try:
             response = await endpoint(request)
-        except ClientGoneError:
+        except (ClientGoneError, ClientDisconnect):
             response = Response(status_code=_CLIENT_GONE)
         except HTTPException:
             raise

@@ -9,22 +9,29 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from starlette.requests import Request
 
-from mlflow_llm_plugins.errors import EngineUnavailableError, InvalidInputError, QueueFullError
+from mlflow_llm_plugins.errors import (
+    EngineUnavailableError,
+    InvalidInputError,
+    QueueFullError,
+    RequestTimeoutError,
+)
 from mlflow_llm_plugins.generation import GenerationEngine
 from mlflow_llm_plugins.serving.answers import Answers
 from mlflow_llm_plugins.serving.bodies import read_json, unpack
 from mlflow_llm_plugins.serving.chooser import Chooser
 from mlflow_llm_plugins.serving.failures import SHUTTING_DOWN, Failure, failure_of
-from mlflow_llm_plugins.serving.limits import check_body, check_prompts, limited
+from mlflow_llm_plugins.serving.limits import check_body, check_prompts, check_scored
 from mlflow_llm_plugins.serving.mailbox import Mailbox
 from mlflow_llm_plugins.serving.metrics import Metrics
 from mlflow_llm_plugins.serving.model import Completions, ServedModel, Work
+from mlflow_llm_plugins.serving.served_call import ServedCall
 from mlflow_llm_plugins.serving.settings import ServingSettings, variable
+from mlflow_llm_plugins.serving.slots import Slots
 from mlflow_llm_plugins.serving.threads import started_pool
 from mlflow_llm_plugins.serving.tracing import Tracer
 
@@ -38,11 +45,29 @@ Read = Callable[[dict[str, Any]], Work]
 
 @dataclass
 class State:
-    """Where the server is in its life; changed by the lifespan only."""
+    """Where the server is in its life, and what is open now."""
 
     is_ready: bool = False  # warmed up
     is_draining: bool = False  # takes no new work
     closes_connections: bool = False  # each answer is the last one on its connection
+    open_requests: int = 0  # for the engine
+    is_idle: asyncio.Event = field(default_factory=asyncio.Event)  # none of them
+
+    def __post_init__(self) -> None:
+        """Nothing is open."""
+        self.is_idle.set()
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a request while it is open."""
+        self.open_requests += 1
+        self.is_idle.clear()
+        try:
+            yield
+        finally:
+            self.open_requests -= 1
+            if not self.open_requests:
+                self.is_idle.set()
 
 
 @dataclass
@@ -56,8 +81,14 @@ class Server:
     state: State = field(default_factory=State)
     open_streams: int = 0
     created: int = field(default_factory=lambda: int(time.time()))  # seconds since 1970
+    bodies: set[asyncio.Future[bytes]] = field(default_factory=set)  # that are being read
     _mailbox: Mailbox | None = None
     _chooser: Chooser | None = None
+
+    @cached_property
+    def slots(self) -> Slots:
+        """Of answers."""
+        return Slots(self.settings.max_queue_size)
 
     @cached_property
     def readers(self) -> ThreadPoolExecutor:
@@ -101,49 +132,74 @@ class Server:
 
         return self.settings.request_timeout_s or float(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
 
-    def answers(self) -> Answers:
+    def call(self) -> ServedCall:
+        """For what one request makes the engine do."""
+        return ServedCall(self.slots, self.settings, self.metrics)
+
+    def answers(self, call: ServedCall) -> Answers:
         """For the choices of one request."""
-        return Answers(self.engine, self.model.max_in_flight, self.mailbox(), self.readers)
+        return Answers(self.engine, call, self.model.max_in_flight, self.mailbox(), self.readers)
 
     async def body(self, request: Request) -> bytes:
-        """The whole body, unpacked; logged where `MLFLOW_LLM_LOG_PROMPTS=1` asks for it."""
-        raw = unpack(await request.body(), request.headers.get("content-encoding", ""), self.settings.max_body_bytes)
+        """The whole body, unpacked; logged where `MLFLOW_LLM_LOG_PROMPTS=1` asks for it.
+
+        Raises:
+            RequestTimeoutError: It does not come.
+            EngineUnavailableError: The server shuts down before it is there.
+        """
+        raw = await self._read(request)
+        if encoding := request.headers.get("content-encoding", ""):
+            read = partial(unpack, raw, encoding, self.settings.max_body_bytes)
+            raw = await asyncio.get_running_loop().run_in_executor(self.readers, read)
         if self.settings.log_prompts:
             server_log.info("Request %s: %s", request_id(request), raw.decode(errors="replace"))
         return raw
 
+    async def _read(self, request: Request) -> bytes:
+        read = asyncio.ensure_future(request.body())
+        self.bodies.add(read)
+        try:
+            await asyncio.wait({read}, timeout=self.timeout_s)
+            if read.cancelled():
+                raise EngineUnavailableError("The server shuts down.")
+            if not read.done():
+                raise RequestTimeoutError(f"The body did not come within {self.timeout_s:g} s.")
+            return read.result()
+        finally:
+            self.bodies.discard(read)
+            read.cancel()
+
+    def stop_reading(self) -> None:
+        """Refuse the requests whose bodies are not there yet."""
+        for read in self.bodies:
+            read.cancel()
+
+    def read(self, raw: bytes) -> Any:
+        """What a body holds, within the limits; may take long."""
+        return read_json(raw, self.settings.max_json_depth, self.settings.max_json_values)
+
     def json(self, raw: bytes) -> dict[str, Any]:
         """The object in a body, within the limits; may take long."""
-        body = read_json(raw, self.settings.max_json_depth)
+        body = self.read(raw)
         check_body(body, self.settings)
         if not isinstance(body, dict):
             raise InvalidInputError(f"The body must be a JSON object, got {type(body).__name__}.")
         return body
 
     def work(self, read: Read, raw: bytes) -> Work:
-        """What a body asks for, within the limits; may take long."""
+        """What a body asks for; may take long."""
         work = read(self.json(raw))
-        self.refuse_if_full(len(work.requests))
         check_prompts(work.prompts, self.settings)
-        return work.with_requests([limited(request, self.settings) for request in work.requests])
+        if work.is_scored:
+            check_scored(work.prompts, self.settings)
+        return work
 
-    async def echoed(self, work: Work) -> Work:
+    async def echoed(self, work: Work, call: ServedCall) -> Work:
         """The work with its prompts, where answers repeat them; the engine goes on with the answers meanwhile."""
         if not work.is_scored:
             return self.completions.echoed(work)
-        return await asyncio.get_running_loop().run_in_executor(self.scoring, self.completions.echoed, work)
-
-    def refuse_if_full(self, asked: int = 1) -> None:
-        """Keep to the server's own bound on what is open; the engine has another one.
-
-        Raises:
-            QueueFullError: Others have so much open that not all of it fits.
-        """
-        limit = self.settings.max_queue_size
-        if limit is not None and (taken := self.engine.stats().open_requests) + min(asked, limit) > limit:
-            raise QueueFullError(
-                f"{taken} answers are open, of {limit} that may be ({variable('max_queue_size')}). Try again later."
-            )
+        score = partial(call.run, partial(self.completions.echoed, work))
+        return await self.chooser.score(len(work.prompts), score)
 
     @contextmanager
     def stream_slot(self) -> Iterator[None]:
@@ -171,7 +227,7 @@ class Server:
         """End the threads, after the last request."""
         for name in ("readers", "scoring"):
             if name in self.__dict__:  # it was needed
-                self.__dict__[name].shutdown(wait=True, cancel_futures=True)
+                self.__dict__[name].shutdown(wait=False, cancel_futures=True)
         self.tracer.close()
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import queue
 import random
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError
@@ -15,6 +19,7 @@ from mlflow_llm_plugins.generation import GenerationOutput
 _logger = logging.getLogger(__name__)
 
 SAMPLE = "MLFLOW_LLM_TRACE_SAMPLE"
+_CLOSE_S = 5.0
 _MAX_WAITING = 1000  # traces; a tracking server that is slower than the requests must not fill the memory
 
 
@@ -24,8 +29,12 @@ class Tracer:
     def __init__(self, sample: float = 0.0) -> None:
         """Trace this share of the requests, from 0 to 1."""
         self._sample = sample
-        self._writer = ThreadPoolExecutor(1, "llm-tracer") if sample > 0 else None
-        self._waiting = 0
+        self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(_MAX_WAITING)
+        self._writer = threading.Thread(target=self._write_all, name="llm-tracer", daemon=True)
+        if sample > 0:
+            # MLflow's own queue would be waited for when the process ends, for minutes where nobody answers
+            os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
+            self._writer.start()
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Tracer:
@@ -45,15 +54,21 @@ class Tracer:
 
     def answered(self, request_id: str, began_ns: int, outputs: Sequence[GenerationOutput], model: str) -> None:
         """Trace an answered request, if it is one of the sample; returns at once."""
-        if self._writer is None or random.random() >= self._sample or self._waiting >= _MAX_WAITING:
+        if self._sample == 0 or random.random() >= self._sample:
             return
-        self._waiting += 1
-        self._writer.submit(self._write, request_id, began_ns, time.time_ns(), outputs, model)
+        with suppress(queue.Full):
+            self._waiting.put_nowait(partial(self._write, request_id, began_ns, time.time_ns(), outputs, model))
 
     def close(self) -> None:
-        """Write what waits and end the thread."""
-        if self._writer is not None:
-            self._writer.shutdown(wait=True)
+        """Write what waits, as far as that takes no more than some seconds."""
+        if self._sample > 0:
+            with suppress(queue.Full):
+                self._waiting.put(None, timeout=_CLOSE_S)
+            self._writer.join(_CLOSE_S)
+
+    def _write_all(self) -> None:
+        while (write := self._waiting.get()) is not None:
+            write()
 
     def _write(
         self, request_id: str, began_ns: int, ended_ns: int, outputs: Sequence[GenerationOutput], model: str
@@ -62,7 +77,6 @@ class Tracer:
         from mlflow.entities import SpanType
         from mlflow.tracing.constant import SpanAttributeKey
 
-        self._waiting -= 1
         try:
             attributes = {"request_id": request_id, SpanAttributeKey.MODEL: model, **_usage(outputs)}
             span = mlflow.start_span_no_context(

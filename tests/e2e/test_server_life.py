@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import threading
 import time
 
@@ -123,6 +124,46 @@ def test_a_short_answer_is_finished_before_the_process_ends(artifact, tmp_path):
         stream.join(WAIT_S)
     assert stream.lines[-1] == "[DONE]"
     assert json.loads(stream.lines[-2])["choices"][0]["finish_reason"] == "length"
+
+
+def test_rows_that_are_open_at_sigterm_are_all_answered(artifact, tmp_path):
+    port = free_port()
+    command = serve_command(str(artifact), port)
+    with served(command, port, tmp_path / "log") as client:
+        wait_for(lambda: ready(client))
+        answers = []
+        rows = {"inputs": [f"row {i}" for i in range(120)], "params": {"max_tokens": 20}}
+        thread = threading.Thread(target=lambda: answers.append(client.post("/invocations", json=rows)))
+        with httpx.Client(base_url=client.base_url) as other:
+            thread.start()
+            wait_for(lambda: metric(other, "requests_running") > 0)
+        uvicorn_of(command).send_signal(signal.SIGTERM)
+        thread.join(WAIT_S)
+    assert answers[0].status_code == 200, answers[0].text
+    assert len(answers[0].json()["predictions"]) == 120
+
+
+def test_sigterm_is_bounded_while_prompts_are_scored_and_bodies_are_sent(artifact, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_LLM_DRAIN_TIMEOUT_S", "0.5")
+    port = free_port()
+    command = serve_command(str(artifact), port)
+    with served(command, port, tmp_path / "log") as client:
+        wait_for(lambda: ready(client))
+        process = uvicorn_of(command)
+        address = ("127.0.0.1", port)
+        with socket.create_connection(address) as half, socket.create_connection(address) as scoring:
+            half.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+            prompts = json.dumps({"prompt": [[5] * 500] * 250, "max_tokens": 0, "echo": True, "logprobs": 1}).encode()
+            head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(prompts)}\r\n\r\n"
+            scoring.sendall(head.encode() + prompts)
+            time.sleep(1.0)
+            process.send_signal(signal.SIGTERM)
+            assert b" 503 " in half.recv(1000)
+            assert b" 503 " in scoring.recv(1000)
+            process.wait(WAIT_S)
+    log = (tmp_path / "log").read_text()
+    assert "Finished server process" in log
+    assert "Traceback" not in log
 
 
 def test_sigusr1_lets_kept_connections_go_and_serves_on(artifact, tmp_path):

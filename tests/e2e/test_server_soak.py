@@ -137,7 +137,7 @@ def test_2000_mixed_requests_lose_no_answer_and_leave_nothing_behind(artifact, t
         print(f"RSS {memory / 2**20:.0f} -> {later / 2**20:.0f} MiB, threads {threads} -> {threads_later}")
         assert later < GROWTH * memory
         assert threads_later <= threads
-        assert metric(client, "kv_cache_usage_ratio") == 0
+        assert metric(client, "kv_cache_used_tokens") == 0
         assert client.get("/health").status_code == 200
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log

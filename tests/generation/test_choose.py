@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.errors import EngineUnavailableError, InvalidInputError
 from mlflow_llm_plugins.generation import GenerationRequest, open_engine
 from tests.generation.conftest import SMALL, plain_greedy, plain_logprobs, random_prompts
 from tests.models import VOCAB_SIZE, byte_tokenizer, random_model
@@ -222,15 +222,30 @@ def test_a_model_that_ignores_masks_gets_each_branch_in_a_pass_of_its_own():
     engine.close()
 
 
-def test_a_closed_engine_keeps_no_beginnings():
-    passes = Passes()
-    engine = open_engine(passes.attach(random_model("llama")), byte_tokenizer(), SMALL)
+def test_a_closed_engine_scores_no_more():
+    engine = open_engine(random_model("llama"), byte_tokenizer(), SMALL)
     prompt = random_prompts(60)[0]
-    assert passes.of(lambda: engine.choose([prompt], ONE_TOKEN)) == 60
-    assert passes.of(lambda: engine.choose([prompt], ONE_TOKEN)) == 1
+    engine.choose([prompt], ONE_TOKEN)
     engine.close()
-    assert passes.of(lambda: engine.choose([prompt], ONE_TOKEN)) == 60
-    assert passes.of(lambda: engine.choose([prompt], ONE_TOKEN)) == 60
+    for call in (lambda: engine.choose([prompt], ONE_TOKEN), lambda: engine.score([prompt])):
+        with pytest.raises(EngineUnavailableError, match=r"The engine was closed\."):
+            call()
+
+
+def test_closing_the_engine_stops_a_call_that_scores_at_its_next_pass():
+    model, opened, passes = random_model("llama"), [], []
+
+    def close_in_the_second_pass(*_):
+        passes.extend(opened)  # those of the probe, before it is open, do not count
+        if len(passes) == 2:
+            opened[0].close()
+
+    model.model.register_forward_pre_hook(close_in_the_second_pass)  # the twin has it too
+    engine = open_engine(model, byte_tokenizer(), SMALL)
+    opened.append(engine)
+    with pytest.raises(EngineUnavailableError, match=r"The engine was closed\."):
+        engine.score(random_prompts(*[200] * 60))
+    assert len(passes) == 2
 
 
 few_ids = st.lists(st.sampled_from([40, 41, 42]), min_size=1, max_size=6)

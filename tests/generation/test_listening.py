@@ -8,7 +8,7 @@ import pytest
 
 from mlflow_llm_plugins.errors import RequestCancelledError
 from mlflow_llm_plugins.generation import GenerationRequest, open_engine
-from mlflow_llm_plugins.generation.cancellation import CancelScope, in_current_scope
+from mlflow_llm_plugins.generation.call_scope import CallScope, in_current_scope
 from tests.generation.conftest import SMALL, random_prompts
 from tests.models import byte_tokenizer, random_model
 
@@ -109,18 +109,17 @@ def test_stats_tell_running_requests_and_what_they_take_of_the_cache(engine):
 
 
 def test_a_scope_ends_what_was_opened_in_it_and_nothing_else(engine):
-    inside, outside = [], engine.submit(request(20))
-    with CancelScope() as scope:
-        scope.run(lambda: inside.append(in_current_scope(engine.submit(request(200)))))
-        assert inside[0] is not outside
+    scope, outside = CallScope(), engine.submit(request(20))
+    inside = scope.run(lambda: in_current_scope(engine.submit(request(200))))
+    assert scope.cancel() == 1
     with pytest.raises(RequestCancelledError):
-        inside[0].result()
+        inside.result()
     assert len(outside.result().token_ids) == 20
     in_current_scope(outside)
 
 
 def test_what_is_opened_in_a_scope_that_has_ended_ends_at_once(engine):
-    scope = CancelScope()
+    scope = CallScope()
     scope.cancel()
     stream = scope.run(lambda: in_current_scope(engine.submit(request(200))))
     with pytest.raises(RequestCancelledError):

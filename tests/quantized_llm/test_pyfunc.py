@@ -296,7 +296,7 @@ class TestRequests:
             ({"messages": [USER], "temprature": 1}, "Did you mean 'temperature'?"),
             ({"messages": [USER], "top_logprobs": 2}, "top_logprobs"),
             ({"prompt": "a", "max_tokens": 0}, "max_tokens must be at least 1, or 0 with echo=true, got 0"),
-            ({"messages": [USER], "repetition_penalty": 0}, "repetition_penalty must be above 0 and at most 100"),
+            ({"messages": [USER], "repetition_penalty": 0}, "repetition_penalty must be from 0.01 to 100"),
             ({"messages": [USER], "logit_bias": {"5": 101}}, "logit_bias must be a mapping of token ids to numbers"),
             ({"messages": [USER], "choice": ["a", ""]}, "choice must be strings that are not empty"),
             ({"messages": [USER], "regex": "a", "choice": ["a"]}, "regex='a', choice=['a'] each say what the answer"),

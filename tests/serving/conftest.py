@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +56,12 @@ def serve(artifact: Path) -> Callable[..., Any]:
     """Serve the artifact until a block ends."""
 
     @contextmanager
-    def run(path: Path = artifact, **model_config: Any) -> Iterator[Served]:
+    def run(path: Path = artifact, environ: Mapping[str, str] | None = None, **model_config: Any) -> Iterator[Served]:
         model = mlflow.pyfunc.load_model(str(path), model_config=model_config or None)
-        app = scoring_server.init(model)
+        with pytest.MonkeyPatch.context() as patch:  # for this server only
+            for name, value in (environ or {}).items():
+                patch.setenv(name, value)
+            app = scoring_server.init(model)
         server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
         thread = threading.Thread(target=server.run, name="uvicorn")
         thread.start()

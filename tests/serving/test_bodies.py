@@ -59,12 +59,26 @@ def test_no_bytes_raise_anything_but_our_error(raw):
         (b'{"SECRET": ' + b"9" * 5000 + b"}", "a number is too long"),
         (b"[" * 200_000, "nested more than 8 deep"),
         (b"", "not valid JSON"),
+        (b'{"SECRET": "\xed\xa0\x80"}', "not UTF-8"),
+        ('{"SECRET": 1}'.encode("utf-16"), "not UTF-8"),
     ],
 )
 def test_the_message_says_what_is_wrong_and_never_shows_the_body(raw, message):
     with pytest.raises(InvalidInputError, match=message) as caught:
         read_json(raw, 8)
     assert "SECRET" not in str(caught.value)
+
+
+def test_a_body_of_more_values_than_allowed_is_refused_before_it_is_parsed():
+    assert read_json(b"[" + b"1," * 1000 + b"1]", 8, max_values=100_000)
+    with pytest.raises(InvalidInputError, match=r"more than 100 values \(MLFLOW_LLM_MAX_JSON_VALUES\)"):
+        read_json(b"[" + b"{" * 200_000, 8, max_values=100)
+
+
+def test_a_web_page_cannot_leave_the_content_type_out():
+    check_headers({})
+    with pytest.raises(UnsupportedMediaTypeError):
+        check_headers({"origin": "http://elsewhere"})
 
 
 def test_a_whole_surrogate_pair_is_text():

@@ -153,10 +153,10 @@ def test_a_pinned_layout_moves_the_question(serve, monkeypatch):
 
 
 def test_too_many_tokens_in_one_request_are_413(serve, monkeypatch):
-    monkeypatch.setenv("MLFLOW_LLM_MAX_DECISION_TOKENS", "100")
+    monkeypatch.setenv("MLFLOW_LLM_MAX_SCORED_TOKENS", "100")
     with serve() as running, running.client() as client:
         error = post(client, SYSTEMONE, status=413)["error"]
-    assert "more than 100 tokens together (MLFLOW_LLM_MAX_DECISION_TOKENS)" in error["message"]
+    assert "tokens are to be scored; one request may have 100 (MLFLOW_LLM_MAX_SCORED_TOKENS)" in error["message"]
 
 
 def test_temperatures_of_the_checkpoint_flatten_the_answers(tiny_llama, tmp_path, serve):

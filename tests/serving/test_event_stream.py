@@ -99,13 +99,9 @@ def test_a_client_that_is_gone_leaves_nothing_in_the_engine(served, kind, end):
 
 @pytest.fixture(scope="module")
 def narrow(serve):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_LLM_MAX_STREAMS", "1")
-        patch.setenv("MLFLOW_LLM_MAX_QUEUE_SIZE", "2")
-        patch.setenv("MLFLOW_LLM_MAX_PROMPT_TOKENS", "20")
-        patch.setenv("MLFLOW_LLM_MAX_NEW_TOKENS", "490")
-        with serve() as running:
-            yield running
+    limits = {"STREAMS": "1", "QUEUE_SIZE": "2", "PROMPT_TOKENS": "20", "NEW_TOKENS": "490"}
+    with serve(environ={f"MLFLOW_LLM_MAX_{name}": value for name, value in limits.items()}) as running:
+        yield running
 
 
 def test_one_stream_more_than_allowed_is_refused_until_one_ends(narrow):
@@ -147,10 +143,8 @@ def test_limits_for_tokens_hold(narrow):
 
 @pytest.fixture(scope="module")
 def hasty(serve):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_LLM_REQUEST_TIMEOUT_S", "0.05")
-        with serve() as running:
-            yield running
+    with serve(environ={"MLFLOW_LLM_REQUEST_TIMEOUT_S": "0.05"}) as running:
+        yield running
 
 
 def test_a_request_that_takes_too_long_ends_with_504_and_frees_its_slot(hasty):

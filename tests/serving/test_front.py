@@ -18,11 +18,8 @@ CLOSED = (
 def locked(serve, tmp_path_factory):
     path = tmp_path_factory.mktemp("keys") / "keys"
     path.write_text("one\ntwo\n", encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_LLM_API_KEY_FILE", str(path))
-        patch.setenv("MLFLOW_LLM_MAX_BODY_BYTES", "2048")
-        with serve() as running:
-            yield running
+    with serve(environ={"MLFLOW_LLM_API_KEY_FILE": str(path), "MLFLOW_LLM_MAX_BODY_BYTES": "2048"}) as running:
+        yield running
 
 
 @pytest.mark.parametrize("path", OPEN)
@@ -107,7 +104,6 @@ def test_every_answer_has_the_request_s_id(locked):
     ],
 )
 def test_a_server_does_not_start_with_keys_or_limits_that_cannot_hold(serve, monkeypatch, name, value, message):
-    monkeypatch.delenv("MLFLOW_LLM_API_KEY_FILE", raising=False)
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidInputError, match=message), serve():
         pass

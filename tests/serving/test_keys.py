@@ -66,6 +66,12 @@ def test_a_file_that_is_no_text_is_an_error_that_does_not_show_it(tmp_path):
     assert "secret" not in str(caught.value)
 
 
+def test_a_mark_at_the_beginning_of_the_file_is_no_part_of_the_first_key(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text("first\n", encoding="utf-8-sig")
+    assert ApiKeys.from_environment({KEY_FILE: str(path)}).admit(b"Bearer first")
+
+
 def test_keys_show_nowhere():
     keys = ApiKeys(["secret"])
     assert "secret" not in repr(keys) + str(vars(keys))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from transformers.cache_utils import DynamicCache
 
+from mlflow_llm_plugins.errors import EngineUnavailableError
 from mlflow_llm_plugins.generation.scoring.choice_tree import common_length
 
 _MAX_ENTRIES = 4
@@ -36,6 +37,7 @@ class PrefixCaches:
         self._max_tokens = max_tokens
         self._entries: list[_Entry] = []  # the most recently used one last
         self._lock = threading.Lock()
+        self._is_closed = False
 
     @property
     def tokens(self) -> int:
@@ -70,10 +72,20 @@ class PrefixCaches:
                 del self._entries[0]
 
     def close(self) -> None:
-        """Free all, and keep nothing from now on."""
+        """Free all; whoever scores with them stops at its next pass."""
         with self._lock:
+            self._is_closed = True
             self._max_tokens = 0
             self._entries.clear()
+
+    def raise_if_closed(self) -> None:
+        """Stop a call that runs.
+
+        Raises:
+            EngineUnavailableError: `close` was called.
+        """
+        if self._is_closed:
+            raise EngineUnavailableError("The engine was closed.")
 
     def _count(self) -> int:
         return sum(len(entry.ids) for entry in self._entries)

@@ -55,6 +55,7 @@ class Scorer:
         with self._lock, torch.no_grad():
             for rows in batches([len(text) for text in texts]):
                 batch = self._score_batch([texts[row] for row in rows], top_logprobs)
+                self._prefixes.raise_if_closed()
                 for row, of_one in zip(rows, batch, strict=True):
                     scores[row] = of_one
         return scores

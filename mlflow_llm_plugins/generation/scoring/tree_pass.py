@@ -56,6 +56,7 @@ class TreePass:
         """Compute the whole tree and collect log-probabilities by choice; `cache` gets its beginning."""
         waiting = [(tree.whole, cache)]
         while waiting:
+            self._prefixes.raise_if_closed()
             subtree, cache = waiting.pop()
             if self._fits(tree, subtree, cache.get_seq_length()):
                 self._compute(tree, subtree, cache, parts)
