@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from datetime import date
 from typing import Any
 
@@ -51,12 +52,13 @@ class Routes:
     async def answer(self, request: Request, read: Read, raw: bytes) -> Response:
         """Answer a body that is read already."""
         job = Job(self._server, request_id(request))
-        try:
+        with ExitStack() as held:
+            held.callback(job.close)
             await unless_disconnected(request, job.begin(read, raw), self._server.timeout_s)
-            return await job.answer() if job.is_whole else job.stream()
-        except BaseException:
-            job.close()
-            raise
+            if job.is_whole:
+                return await job.answer()
+            held.pop_all()  # the stream's now
+            return job.stream()
 
     async def models(self, _: Request) -> Response:
         """`GET /v1/models`: the one model that is served, under TypeSafe's key as well."""

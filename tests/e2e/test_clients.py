@@ -27,7 +27,7 @@ DRAWN = {**CHAT, "temperature": 1.5, "n": 4}
 # More answers than run together, each about as long as the context allows: no test waits for their end.
 LONG: dict[str, Any] = {"model": "any", "n": 128, "max_tokens": 480, "extra_body": {"ignore_eos": True}}
 ENDLESS: dict[str, Any] = {**CHAT, **LONG}
-AGES: dict[str, Any] = {**LONG, "prompt": ["A loop"] * 16}  # many times longer than any client here waits
+AGES: dict[str, Any] = {**LONG, "prompt": ["A loop"] * 8}  # many times longer than any client here waits
 GIVE_UP_S = 3
 WAIT_S = 60
 

@@ -65,7 +65,7 @@ def wait_for(condition, seconds=30):
 def test_open_requests_get_503_when_the_engine_s_thread_ends_and_later_ones_are_answered(breakable, error, caplog):
     running, fault = breakable
     threads, answers = post_in_threads(running, [ENDLESS] * 6)
-    wait_for(lambda: running.engine.stats().running_requests > 2)
+    wait_for(lambda: running.engine.stats().running_requests == 6)
     fault.error = error
     for thread in threads:
         thread.join(30)

@@ -71,6 +71,17 @@ def test_rows_are_open_only_as_far_as_there_are_slots_and_all_are_answered(narro
     assert most <= 4
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1/completions", 200), ("/invocations", 200), ("/v1/completions", 400)]
+)
+def test_every_answer_gives_its_slots_back(narrow, path, status, stream):
+    body = {"prompt": ["a", "b"] if status == 200 else ["a", "x " * 600], "max_tokens": 2, "stream": stream}
+    with narrow.client() as client:
+        for _ in range(5):  # more than there are slots
+            assert client.post(path, json=body).status_code == status
+
+
 def test_rows_are_counted(narrow):
     with narrow.client() as client:
         before = metric(client, "completion_tokens_total")
