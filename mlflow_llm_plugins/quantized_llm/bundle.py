@@ -26,7 +26,8 @@ from typing import Literal
 import mlflow_llm_plugins
 from mlflow_llm_plugins.errors import InvalidInputError, LLMError, MissingDependencyError, UnsupportedFeatureError
 from mlflow_llm_plugins.quantized_llm.quantization import is_importable
-from mlflow_llm_plugins.quantized_llm.requirements import DISTRIBUTION
+
+DISTRIBUTION = "mlflow-llm-plugins"
 
 _logger = logging.getLogger(__name__)
 

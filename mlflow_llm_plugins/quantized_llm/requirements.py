@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
@@ -14,13 +14,10 @@ from packaging.version import Version
 
 import mlflow_llm_plugins
 from mlflow_llm_plugins.errors import MissingDependencyError
+from mlflow_llm_plugins.quantized_llm.bundle import DISTRIBUTION, Wheel
 from mlflow_llm_plugins.quantized_llm.quantization import PACKAGES, is_importable
 from mlflow_llm_plugins.quantized_llm.record import FlavorRecord
 
-if TYPE_CHECKING:
-    from mlflow_llm_plugins.quantized_llm.bundle import Wheel
-
-DISTRIBUTION = "mlflow-llm-plugins"
 CONDA_FILE, PYTHON_ENV_FILE, REQUIREMENTS_FILE = "conda.yaml", "python_env.yaml", "requirements.txt"
 # What the transformers engine runs on. No torchvision: a text model never needs it.
 ENGINE_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate")
