@@ -82,7 +82,9 @@ def _told(error: Exception, body: Any) -> Exception:
 
     if not isinstance(error, MlflowException):
         told = error.__context__  # MLflow cannot always print the data into its text
-        return _told(told, body) if isinstance(told, MlflowException) else error
+        if isinstance(told, MlflowException):
+            return _told(told, body)
+        return error if _reached_the_model(error) else InvalidInputError(_UNREADABLE)
     cause = error.__cause__
     if isinstance(cause, LLMError):
         return cause
@@ -99,8 +101,8 @@ def _told(error: Exception, body: Any) -> Exception:
 
 def _reached_the_model(error: Exception) -> bool:
     """Whether it is of our own predict; else it is of what MLflow reads and checks before."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_globals.get("__name__", "").startswith("mlflow_llm_plugins.") for frame, _ in frames)
+    names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(name.startswith("mlflow_llm_plugins.") and name != __name__ for name in names)
 
 
 def _texts(body: Any) -> Iterator[str]:

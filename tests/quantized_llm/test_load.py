@@ -18,6 +18,7 @@ from mlflow.models import Model
 from transformers import AutoModelForCausalLM, TextGenerationPipeline
 
 from mlflow_llm_plugins import quantized_llm
+from mlflow_llm_plugins.generation import EngineStats
 from mlflow_llm_plugins.quantized_llm.weights import Placement
 
 
@@ -308,6 +309,9 @@ class _Settings:
     def __init__(self, tokenizer: Any, settings: Any) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
+
+    def stats(self) -> EngineStats:
+        return EngineStats("slow", "running", 0, 0, max_context_length=128, cache_tokens=0)
 
 
 def open_slow(model: Any, tokenizer: Any, settings: Any) -> _Settings:
