@@ -97,6 +97,8 @@ def _apply(patch: Patch, module: ModuleType) -> None:
     try:
         patch(module)
     except Exception:  # whatever is different in another MLflow, its commands go on without us
+        if _SERVED in os.environ and any(name.startswith(_KEYS) for name in os.environ):
+            raise  # but no server that was to ask for keys
         _logger.warning("MLflow's %s stays as it is: it could not be extended.", module.__name__, exc_info=True)
 
 

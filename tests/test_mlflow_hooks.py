@@ -91,6 +91,21 @@ def test_the_switch_leaves_mlflow_alone(tmp_path):
     assert "[False, False, False, False, False] []" in run(SHOW, tmp_path, **{SWITCH: "0"})
 
 
+def test_a_server_that_is_to_ask_for_keys_does_not_start_where_it_cannot_be_extended(tmp_path):
+    (tmp_path / "odd.py").write_text("value = 1\n", encoding="utf-8")
+    code = """
+    import sys
+    from mlflow_llm_plugins.mlflow_hooks import serve_language_models, watch_imports
+    watch_imports({"odd": serve_language_models})
+    try:
+        import odd
+    except AttributeError as error:
+        print("refused")
+    """
+    served = {"__pyfunc_model_path__": "x", "MLFLOW_LLM_API_KEY": "secret"}
+    assert run(code, tmp_path, **served).strip() == "refused"
+
+
 def test_a_reload_does_not_patch_twice(tmp_path):
     code = """
     import importlib, mlflow

@@ -106,6 +106,9 @@ class Job:
         self._answers.poke()
 
     def _finish(self, outputs: list[GenerationOutput]) -> None:
+        assert self.work is not None
         self._outputs = outputs
-        self._call.finished(outputs)
-        self._server.tracer.answered(self._request_id, self._began, outputs, self._server.completions.model_name)
+        self._server.metrics.answered(outputs, self.work.options.n)
+        prompt_tokens = sum(map(len, self.work.prompts))
+        name = self._server.completions.model_name
+        self._server.tracer.answered(self._request_id, self._began, prompt_tokens, outputs, name)

@@ -58,11 +58,12 @@ class Metrics:
         """An HTTP request has been answered."""
         self._requests.labels(route, str(status)).inc()
 
-    def answered(self, outputs: Sequence[GenerationOutput]) -> None:
-        """All choices of a request are complete."""
+    def answered(self, outputs: Sequence[GenerationOutput], per_prompt: int = 1) -> None:
+        """All answers to a request are complete, `per_prompt` to each prompt, which counts once, as in `usage`."""
+        for first in outputs[::per_prompt]:
+            self._prompt_tokens.inc(first.prompt_tokens)
+            self._cached_tokens.inc(first.cached_tokens)
         for output in outputs:
-            self._prompt_tokens.inc(output.prompt_tokens)
-            self._cached_tokens.inc(output.cached_tokens)
             self._completion_tokens.inc(output.completion_tokens)
             times = output.token_times
             if times:

@@ -52,12 +52,15 @@ class Tracer:
             raise InvalidInputError(f"{SAMPLE} must be a number from 0 (off) to 1 (every request), got {text!r}.")
         return cls(sample)
 
-    def answered(self, request_id: str, began_ns: int, outputs: Sequence[GenerationOutput], model: str) -> None:
+    def answered(
+        self, request_id: str, began_ns: int, prompt_tokens: int, outputs: Sequence[GenerationOutput], model: str
+    ) -> None:
         """Trace an answered request, if it is one of the sample; returns at once."""
         if self._sample == 0 or random.random() >= self._sample:
             return
+        write = partial(self._write, request_id, (began_ns, time.time_ns()), prompt_tokens, outputs, model)
         with suppress(queue.Full):
-            self._waiting.put_nowait(partial(self._write, request_id, began_ns, time.time_ns(), outputs, model))
+            self._waiting.put_nowait(write)
 
     def close(self) -> None:
         """Write what waits, as far as that takes no more than some seconds."""
@@ -71,26 +74,30 @@ class Tracer:
             write()
 
     def _write(
-        self, request_id: str, began_ns: int, ended_ns: int, outputs: Sequence[GenerationOutput], model: str
+        self,
+        request_id: str,
+        times_ns: tuple[int, int],
+        prompt_tokens: int,
+        outputs: Sequence[GenerationOutput],
+        model: str,
     ) -> None:
         import mlflow
         from mlflow.entities import SpanType
         from mlflow.tracing.constant import SpanAttributeKey
 
         try:
-            attributes = {"request_id": request_id, SpanAttributeKey.MODEL: model, **_usage(outputs)}
+            attributes = {"request_id": request_id, SpanAttributeKey.MODEL: model, **_usage(prompt_tokens, outputs)}
             span = mlflow.start_span_no_context(
-                "completion", span_type=SpanType.CHAT_MODEL, attributes=attributes, start_time_ns=began_ns
+                "completion", span_type=SpanType.CHAT_MODEL, attributes=attributes, start_time_ns=times_ns[0]
             )
-            span.end(end_time_ns=ended_ns)
+            span.end(end_time_ns=times_ns[1])
         except Exception as error:  # a tracking server that is away must not be felt by anybody
             _logger.warning("Request %s is not traced: %s", request_id, type(error).__name__)
 
 
-def _usage(outputs: Sequence[GenerationOutput]) -> dict[str, Any]:
+def _usage(prompt_tokens: int, outputs: Sequence[GenerationOutput]) -> dict[str, Any]:
     from mlflow.tracing.constant import SpanAttributeKey
 
-    prompt_tokens = outputs[0].prompt_tokens if outputs else 0
     completion_tokens = sum(output.completion_tokens for output in outputs)
     first = min((output.token_times[0] for output in outputs if output.token_times), default=None)
     return {
