@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,11 +12,10 @@ import httpx
 import pytest
 
 from mlflow_llm_plugins import quantized_llm
-from tests.e2e.serving import free_port, serve_command, served
+from tests.e2e.serving import free_port, metric, ready, serve_command, served, wait_for
 
 ALLOWED_ANSWERS = 8
 NEW_TOKENS = 48
-WAIT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +43,11 @@ class StockServer:
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
-        lines = re.findall(rf"^mlflow_llm_{name}(?:{{[^}}]*}})? (\S+)$", self.http.get("/metrics").text, re.M)
-        assert lines, f"no metric {name}"
-        return sum(map(float, lines))
+        return metric(self.http, name)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Until it holds, which nothing would tell us."""
-        deadline = time.monotonic() + WAIT_S
-        while not condition():
-            assert time.monotonic() < deadline, "waited in vain"
-            time.sleep(0.02)
+        wait_for(condition)
 
     def wait_until_idle(self) -> None:
         """Until nothing is open."""
@@ -79,7 +71,7 @@ def serve(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
                 command = serve_command(str(folder / "model"), port)
                 http = stack.enter_context(served(command, port, folder / "serve.log"))
             server = StockServer(http, ALLOWED_ANSWERS, NEW_TOKENS)
-            server.wait_until(lambda: server.http.get("/ready").status_code == 200)
+            wait_for(lambda: ready(server.http))
             yield server
 
     return run

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import psutil
 
+T = TypeVar("T")
+
 START_S = 120
+WAIT_S = 60
 STOP_S = 30
 
 
@@ -76,3 +81,41 @@ def _wait_for_ping(client: httpx.Client, process: subprocess.Popen[bytes], log: 
     raise AssertionError(
         f"no answer to /ping (exit status {process.poll()}):\n{log.read_text(errors='replace')[-4000:]}"
     )
+
+
+def wait_for(condition: Callable[[], T], seconds: float = WAIT_S) -> T:
+    """What the condition gives once that is true; nothing would tell us when."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def uvicorn_of(command: list[str]) -> psutil.Process:
+    """The uvicorn process behind a command of ours, however many processes are between."""
+    port = command[command.index("-p") + 1]
+    mark = f"--port {port} "
+    return next(each for each in psutil.process_iter() if _is_uvicorn(each, mark))
+
+
+def _is_uvicorn(process: psutil.Process, mark: str) -> bool:
+    try:
+        return "uvicorn" in process.name() and mark in " ".join(process.cmdline()) + " "
+    except psutil.Error:
+        return False
+
+
+def ready(client: httpx.Client) -> bool:
+    """Whether the server takes requests."""
+    try:
+        return client.get("/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def metric(client: httpx.Client, name: str) -> float:
+    """The sum of one of the server's metrics over its labels."""
+    lines = re.findall(rf"^mlflow_llm_{name}(?:{{[^}}]*}})? (\S+)$", client.get("/metrics").text, re.M)
+    assert lines, f"no metric {name}"
+    return sum(map(float, lines))

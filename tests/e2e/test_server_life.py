@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import threading
@@ -15,13 +14,12 @@ import psutil
 import pytest
 
 from mlflow_llm_plugins import quantized_llm
-from tests.e2e.serving import free_port, serve_command, served
+from tests.e2e.serving import WAIT_S, free_port, metric, ready, serve_command, served, uvicorn_of, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals")]
 
 CHAT = {"messages": [{"role": "user", "content": "What is a loop?"}], "max_tokens": 4, "temperature": 0}
 ENDLESS = {**CHAT, "max_tokens": 480, "ignore_eos": True, "stream": True}
-WAIT_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -29,40 +27,6 @@ def artifact(tiny_llama, tmp_path_factory):
     path = tmp_path_factory.mktemp("life") / "model"
     quantized_llm.save_model(str(tiny_llama), str(path), bundle_plugin=False)
     return path
-
-
-def wait_for(condition, seconds=WAIT_S):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return found
-
-
-def uvicorn_of(command):
-    """The uvicorn process behind a command of ours, however many processes are between."""
-    port = command[command.index("-p") + 1]
-    mark = f"--port {port} "
-    return next(each for each in psutil.process_iter() if _is_uvicorn(each, mark))
-
-
-def _is_uvicorn(process, mark):
-    try:
-        return "uvicorn" in process.name() and mark in " ".join(process.cmdline()) + " "
-    except psutil.Error:
-        return False
-
-
-def ready(client):
-    try:
-        return client.get("/ready").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def metric(client, name):
-    text = client.get("/metrics").text
-    return sum(float(value) for value in re.findall(rf"^mlflow_llm_{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
 
 
 class Stream(threading.Thread):

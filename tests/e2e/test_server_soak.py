@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from mlflow_llm_plugins import quantized_llm
-from tests.e2e.serving import free_port, serve_command, served
-from tests.e2e.test_server_life import metric, ready, uvicorn_of, wait_for
+from tests.e2e.serving import free_port, metric, ready, serve_command, served, uvicorn_of, wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from tests.e2e.serving import metric
+
 MESSAGES = [{"role": "user", "content": "What is a loop?"}]
 LIMITS = {"NEW_TOKENS": "5", "STOP": "2", "QUEUE_SIZE": "4", "ANSWERS": "6"}
 
@@ -17,11 +19,6 @@ def narrow(serve):
     environ = {f"MLFLOW_LLM_MAX_{name}": value for name, value in LIMITS.items()}
     with serve(environ=environ, max_new_tokens=400) as running:
         yield running
-
-
-def metric(client, name):
-    text = client.get("/metrics").text
-    return sum(float(value) for value in re.findall(rf"^mlflow_llm_{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import pytest
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion
 
+from tests.e2e.serving import metric
+
 MESSAGES = [{"role": "user", "content": "What is a loop?"}]
 CHAT = {"messages": MESSAGES, "max_tokens": 4, "temperature": 0}
 PREFIXES = ["", "/invocations"]
@@ -19,11 +21,6 @@ def post(client, path, body, status=200):
     response = client.post(path, json=body)
     assert response.status_code == status, response.text
     return response.json()
-
-
-def metric(client, name):
-    text = client.get("/metrics").text
-    return sum(float(value) for value in re.findall(rf"^mlflow_llm_{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
