@@ -19,7 +19,7 @@ TORCH = [
     "llguidance>=1.3",
 ]
 TEST = [
-    *["pytest>=8", "pytest-timeout", "hypothesis", "httpx", "jsonschema", "openai", "rich", "tqdm"],
+    *["pytest>=8", "pytest-timeout", "hypothesis", "httpx", "jsonschema", "openai", "rich"],
     "schemathesis>=4.32; python_version >= '3.11'",
 ]
 
@@ -34,14 +34,19 @@ setup(
     packages=find_packages(include=["mlflow_llm_plugins*"]),
     package_data={"mlflow_llm_plugins": ["py.typed"]},
     python_requires=">=3.10",
-    install_requires=["mlflow>=3.11.1,<4", "pydantic>=2", "psutil>=5.9.8", "packaging", "prometheus-client>=0.20"],
+    install_requires=[
+        *["mlflow>=3.11.1,<4", "pydantic>=2", "psutil>=5.9.8", "packaging", "prometheus-client>=0.20"],
+        *["click", "filelock>=3.12", "platformdirs>=4", "requests", "tenacity>=9", "tqdm>=4.60"],  # deployments
+    ],
     extras_require={
         "torch": TORCH,
-        "all": [*TORCH, "rich", "tqdm", "nvidia-ml-py", "httpx"],
+        "all": [*TORCH, "rich", "nvidia-ml-py", "httpx"],
         "test": TEST,
         "dev": [*TEST, "ruff", "mypy", "types-psutil", "types-tqdm"],
     },
     entry_points={
+        # `mlflow deployments ... -t local`: servers on this machine that outlive the command.
+        "mlflow.deployments": ["local=mlflow_llm_plugins.deployments.plugin"],
         # Tags on every run: hardware, library versions, where it ran.
         "mlflow.run_context_provider": [
             "llm=mlflow_llm_plugins.run_context:LLMRunContextProvider",

@@ -4,8 +4,10 @@
       InvalidInputError            what the caller gave cannot be used; the message says what can
         PromptTooLongError         the request can never fit the context or the cache
         UnsupportedFeatureError    a parameter that this engine or model cannot honour
+      ResourceExistsError          a name that is taken
+      ResourceNotFoundError        a name that nothing has
       CheckpointError              a checkpoint that cannot be read or is not a causal language model
-      AccessDeniedError            the Hub refused: a token is missing, or a licence must be accepted
+      AccessDeniedError            a token or API key is missing or wrong, or a licence must be accepted
       MissingDependencyError       a package that must be installed; the message has the pip command
       HardwareError                this machine cannot run what was asked for
       QueueFullError               as many requests as allowed are open already
@@ -13,6 +15,7 @@
       RequestCancelledError        the caller cancelled it
       EngineUnavailableError       the engine is closed or its thread died
       GenerationError              the engine failed on this request, for example on NaN logits
+      DeploymentError              a server that did not become ready, or another command that is in the way
 
 Inner layers raise these; only plugs turn them into `MlflowException`, through `mlflow_errors()`.
 """
@@ -39,12 +42,20 @@ class UnsupportedFeatureError(InvalidInputError):
     """A parameter that this engine or model cannot honour; it is refused rather than ignored."""
 
 
+class ResourceExistsError(InvalidInputError):
+    """The name is taken."""
+
+
+class ResourceNotFoundError(InvalidInputError):
+    """Nothing has the name."""
+
+
 class CheckpointError(LLMError):
     """A checkpoint that cannot be read, or that is not a causal language model."""
 
 
 class AccessDeniedError(LLMError):
-    """The Hub refused: no valid token, or the licence of a gated repository is not accepted."""
+    """The Hub or a server refused: no valid token or API key, or the licence of a repository is not accepted."""
 
 
 class MissingDependencyError(LLMError, ImportError):
@@ -75,8 +86,14 @@ class GenerationError(LLMError):
     """The engine failed on this request; its neighbours go on."""
 
 
+class DeploymentError(LLMError):
+    """A deployment could not be brought into the state that was asked for; the message has its reason."""
+
+
 ERROR_CODES: dict[type[LLMError], str] = {
     InvalidInputError: "INVALID_PARAMETER_VALUE",  # HTTP 400
+    ResourceExistsError: "RESOURCE_ALREADY_EXISTS",
+    ResourceNotFoundError: "RESOURCE_DOES_NOT_EXIST",  # 404
     CheckpointError: "INVALID_PARAMETER_VALUE",
     AccessDeniedError: "PERMISSION_DENIED",  # 403
     MissingDependencyError: "INVALID_STATE",  # 500: nothing the caller of a server could mend
@@ -86,6 +103,7 @@ ERROR_CODES: dict[type[LLMError], str] = {
     RequestCancelledError: "REQUEST_LIMIT_EXCEEDED",  # 429
     EngineUnavailableError: "TEMPORARILY_UNAVAILABLE",  # 503
     GenerationError: "INTERNAL_ERROR",  # 500
+    DeploymentError: "INTERNAL_ERROR",
     LLMError: "INTERNAL_ERROR",
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.abc
 import importlib.machinery
+import inspect
 import logging
 import os
 import posixpath
@@ -25,9 +26,11 @@ SWITCH = "MLFLOW_LLM_EXTEND_STOCK"
 _FLAVOR = "mlflow_llm_plugins.quantized_llm"
 _MARK = "_mlflow_llm_plugins"  # of what is patched already
 _PYFUNC = f"{_FLAVOR}.pyfunc"
+_TARGET = "local"  # of our deployments
 
 _SERVED = "__pyfunc_model_path__"  # set by MLflow in the process of a server
 _KEYS = "MLFLOW_LLM_API_KEY"
+_WORKERS = "MLFLOW_MODELS_WORKERS"
 
 Patch = Callable[[Any], None]
 
@@ -159,7 +162,6 @@ def read_only_mlmodel(registry: Any) -> None:
 def _own_model(model_uri: str) -> Any | None:
     """The `Model` of an artifact of our flavor; None of any other."""
     from mlflow.models import Model
-    from mlflow.pyfunc import FLAVOR_NAME
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.tracking.artifact_utils import _get_root_uri_and_artifact_path
 
@@ -172,11 +174,79 @@ def _own_model(model_uri: str) -> Any | None:
         with tempfile.TemporaryDirectory() as folder:
             repository = get_artifact_repository(root)
             model = Model.load(repository.download_artifacts(posixpath.join(path, "MLmodel"), dst_path=folder))
-    ours = model.flavors.get(FLAVOR_NAME, {}).get("loader_module") == _FLAVOR
-    return model if ours else None
+    return model if _is_ours(model) else None
+
+
+def _is_ours(model: Any) -> bool:
+    """Whether a `Model` is of our flavor."""
+    return bool(model.flavors.get("python_function", {}).get("loader_module") == _FLAVOR)
+
+
+def one_worker_in_containers(container: Any) -> None:
+    """Have a container serve a model of ours by one process: MLflow's one a processor hold a copy of it each."""
+    stock = container._serve_pyfunc
+    if hasattr(stock, _MARK):
+        return
+
+    @functools.wraps(stock)
+    def serve_pyfunc(model: Any, *args: Any, **kwargs: Any) -> Any:
+        if os.environ.get(_WORKERS) or not _is_ours(model):
+            return stock(model, *args, **kwargs)
+        shown = logging.getLogger(container.__name__)  # as what MLflow says of the container, unlike our own
+        shown.info("One worker serves the model. %s=N asks for N, each with a copy of it.", _WORKERS)
+        os.environ[_WORKERS] = "1"
+        try:
+            return stock(model, *args, **kwargs)
+        finally:
+            del os.environ[_WORKERS]
+
+    setattr(serve_pyfunc, _MARK, True)
+    container._serve_pyfunc = serve_pyfunc
+
+
+def repair_deployment_commands(cli: Any) -> None:
+    """Have `create-endpoint` work, and any JSON reach our targets."""
+    commands = cli.commands.commands
+    _take_the_name(commands["create-endpoint"])
+    for name in ("predict", "explain"):
+        commands[name].callback = _reading_any_json(commands[name].callback)
+
+
+def _take_the_name(command: Any) -> None:
+    """Its option sets `endpoint` where its function takes `name`: a TypeError in every MLflow up to 3.18."""
+    options = {option.name: option for option in command.params}
+    taken = inspect.signature(command.callback).parameters
+    if "name" in taken.keys() - options and "endpoint" in options.keys() - taken:
+        options["endpoint"].name = "name"
+
+
+def _reading_any_json(stock: Any) -> Any:
+    """The command with pandas kinder to its file, where the target is ours: {"prompt": "hi"} is no table for it."""
+    if hasattr(stock, _MARK):
+        return stock
+
+    @functools.wraps(stock)
+    def command(*args: Any, **kwargs: Any) -> Any:
+        if str(kwargs.get("target")).partition(":")[0] != _TARGET:
+            return stock(*args, **kwargs)
+        import pandas
+
+        from mlflow_llm_plugins.deployments.cli_input import lenient_read_json
+
+        read_json = pandas.read_json
+        pandas.read_json = lenient_read_json(read_json)
+        try:
+            return stock(*args, **kwargs)
+        finally:
+            pandas.read_json = read_json
+
+    setattr(command, _MARK, True)
+    return command
 
 
 PATCHES: dict[str, Patch] = {
     "mlflow.pyfunc.scoring_server": serve_language_models,
     "mlflow.models.flavor_backend_registry": read_only_mlmodel,
+    "mlflow.models.container": one_worker_in_containers,
+    "mlflow.deployments.cli": repair_deployment_commands,
 }

@@ -39,9 +39,9 @@ class Settings(BaseModel):
 
     @classmethod
     def _describe(cls, problem: Any) -> str:
-        key = ".".join(str(part) for part in problem["loc"]) or "(settings)"
+        key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            known = sorted(cls.model_fields)
+            known = sorted(field.alias or name for name, field in cls.model_fields.items())
             return f"unknown key {key!r}.{did_you_mean(key, known)} Known keys: {', '.join(known)}"
-        message = problem["msg"].removeprefix("Value error, ")  # pydantic's, before what our own validators say
-        return f"{key}={problem['input']!r}: {message}"
+        message: str = problem["msg"].removeprefix("Value error, ")  # pydantic's, before what our own validators say
+        return f"{key}={problem['input']!r}: {message}" if problem["loc"] else message

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
+from mlflow_llm_plugins.deployments.settings import DeploymentConfig
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
 from mlflow_llm_plugins.serving.settings import ServingSettings, variable
 
@@ -30,11 +31,21 @@ def limits_table() -> str:
     return "\n".join(["| environment variable | default | |", "|---|---|---|", *rows, ""])
 
 
+def deployment_table() -> str:
+    """Every key of a deployment's configuration with its default and meaning."""
+    rows = [_row(field.alias or name, field) for name, field in DeploymentConfig.model_fields.items()]
+    return "\n".join(["| config of a deployment | default | |", "|---|---|---|", *rows, ""])
+
+
 def _row(name: str, field: FieldInfo) -> str:
-    return f"| `{name}` | {'' if field.default is None else field.default} | {field.description} |"
+    return f"| `{name}` | {'' if field.default in (None, {}) else field.default} | {field.description} |"
 
 
-TABLES = {"settings": settings_table, "limits": limits_table}  # by their marks in the README
+TABLES = {  # by their marks in the README
+    "settings": settings_table,
+    "limits": limits_table,
+    "deployment": deployment_table,
+}
 
 
 def written(mark: str) -> str:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
+import click
 import mlflow
+import pandas
 import pytest
+from click.testing import CliRunner
+from mlflow.deployments import BaseDeploymentClient, PredictionsResponse, cli
+from mlflow.deployments.interface import plugin_store
+from mlflow.models import container
 from mlflow.pyfunc import scoring_server
 
 from mlflow_llm_plugins import quantized_llm
-from mlflow_llm_plugins.mlflow_hooks import SWITCH, HooksProvider
+from mlflow_llm_plugins.mlflow_hooks import SWITCH, HooksProvider, repair_deployment_commands
 
 
 class Plain(mlflow.pyfunc.PythonModel):
@@ -70,25 +78,28 @@ def test_a_server_of_another_flavor_stays_as_it_is(plain):
 SHOW = """
 import sys, mlflow
 from mlflow.pyfunc import scoring_server
-from mlflow.models import flavor_backend_registry, python_api, cli
+from mlflow.deployments.cli import commands
+from mlflow.models import container, flavor_backend_registry, python_api, cli
 import mlflow.pyfunc
 patched = [hasattr(each, "__wrapped__") for each in (
     scoring_server.init, flavor_backend_registry.get_flavor_backend, python_api.get_flavor_backend,
-    cli.get_flavor_backend, mlflow.pyfunc.get_flavor_backend)]
-print(patched, [name for name in sys.modules if name.startswith("mlflow_llm_plugins.serving")])
+    cli.get_flavor_backend, mlflow.pyfunc.get_flavor_backend, container._serve_pyfunc,
+    commands.commands["predict"].callback)]
+named = [option.name for option in commands.commands["create-endpoint"].params]
+print(set(patched), "name" in named, [name for name in sys.modules if name.startswith("mlflow_llm_plugins.serving")])
 """
 
 
 def test_every_name_of_a_patched_function_is_the_patched_one(tmp_path):
-    assert run(SHOW, tmp_path).strip().splitlines()[-1] == "[True, True, True, True, True] []"
+    assert run(SHOW, tmp_path).strip().splitlines()[-1] == "{True} True []"
 
 
 def test_the_same_when_this_package_is_imported_first(tmp_path):
-    assert "[True, True, True, True, True] []" in run("import mlflow_llm_plugins.quantized_llm\n" + SHOW, tmp_path)
+    assert "{True} True []" in run("import mlflow_llm_plugins.quantized_llm\n" + SHOW, tmp_path)
 
 
 def test_the_switch_leaves_mlflow_alone(tmp_path):
-    assert "[False, False, False, False, False] []" in run(SHOW, tmp_path, **{SWITCH: "0"})
+    assert "{False} False []" in run(SHOW, tmp_path, **{SWITCH: "0"})
 
 
 def test_a_server_that_is_to_ask_for_keys_does_not_start_where_it_cannot_be_extended(tmp_path):
@@ -203,3 +214,145 @@ def test_an_unknown_model_gets_mlflow_s_own_error(tmp_path):
 
     with pytest.raises(mlflow.MlflowException, match="File none"):
         get_flavor_backend(str(tmp_path / "none"))
+
+
+class Started(Exception):
+    """In place of the server that a container starts."""
+
+
+@pytest.fixture
+def command_in_container(monkeypatch):
+    """The command that a container starts for an artifact, on a machine of seven processors."""
+    for name in ("DISABLE_NGINX", "MLFLOW_DISABLE_ENV_CREATION"):
+        monkeypatch.setenv(name, "true")
+    monkeypatch.delenv("MLFLOW_MODELS_WORKERS", raising=False)
+    monkeypatch.setattr(multiprocessing, "cpu_count", lambda: 7)
+
+    def start(command, env):
+        raise Started(command[-1])
+
+    def command(artifact):
+        monkeypatch.setattr(container, "MODEL_PATH", str(artifact))
+        monkeypatch.setattr(container, "Popen", start)
+        with pytest.raises(Started) as started:
+            container._serve("local")
+        return str(started.value)
+
+    return command
+
+
+def test_a_container_serves_our_model_by_one_worker_and_says_how_to_have_more(artifact, command_in_container, capsys):
+    assert "--workers 1 " in command_in_container(artifact)
+    assert capsys.readouterr().err.count("MLFLOW_MODELS_WORKERS=N asks for N, each with a copy of it.") == 1
+    assert "MLFLOW_MODELS_WORKERS" not in os.environ
+
+
+def test_a_container_serves_our_model_by_as_many_workers_as_it_is_told(
+    artifact, command_in_container, monkeypatch, capsys
+):
+    monkeypatch.setenv("MLFLOW_MODELS_WORKERS", "3")
+    assert "--workers 3 " in command_in_container(artifact)
+    assert "MLFLOW_MODELS_WORKERS" not in capsys.readouterr().err
+    assert os.environ["MLFLOW_MODELS_WORKERS"] == "3"
+
+
+def test_a_container_of_another_flavor_has_a_worker_a_processor(plain, command_in_container, capsys):
+    assert "--workers 7 " in command_in_container(plain)
+    assert "MLFLOW_MODELS_WORKERS" not in capsys.readouterr().err
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the clients of two targets are asked for: `local`, which is ours, and `other`."""
+    calls = []
+
+    class Client(BaseDeploymentClient):
+        create_deployment = update_deployment = delete_deployment = list_deployments = get_deployment = None
+
+        def predict(self, deployment_name=None, inputs=None, endpoint=None):
+            calls.append(inputs)
+            return PredictionsResponse({"predictions": []})
+
+        def explain(self, deployment_name=None, df=None, endpoint=None):
+            calls.append(df)
+
+        def create_endpoint(self, name, config=None):
+            calls.append((name, config))
+            return {"name": name}
+
+    for name in ("local", "other"):
+        plugin = SimpleNamespace(Client=Client, target_help=None, run_local=None)
+        monkeypatch.setitem(plugin_store.registry, name, plugin)
+    return calls
+
+
+def deployments(*arguments):
+    """The result of `mlflow deployments ...`."""
+    return CliRunner().invoke(cli.commands, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("target", ["local", "other"])
+def test_create_endpoint_creates_one_for_every_target(asked, target):
+    result = deployments("create-endpoint", "-t", target, "--endpoint", "e", "-C", "traffic=a=1")
+    assert result.exit_code == 0, result.exception
+    assert "Endpoint e is created" in result.output
+    assert asked == [("e", {"traffic": "a=1"})]
+
+
+@pytest.mark.parametrize(("declarations", "taken"), [(["--endpoint"], "endpoint"), (["--endpoint", "name"], "name")])
+def test_a_create_endpoint_that_works_stays_as_it_is(declarations, taken):
+    @click.group
+    def group():
+        pass
+
+    def create(**given):
+        click.echo(given)
+
+    functions = {"name": lambda name: create(name=name), "endpoint": lambda endpoint: create(endpoint=endpoint)}
+    group.command("create-endpoint")(click.option(*declarations)(functions[taken]))
+    for name in ("predict", "explain"):
+        group.command(name)(lambda: None)
+
+    repair_deployment_commands(SimpleNamespace(commands=group))
+
+    result = CliRunner().invoke(group, ["create-endpoint", "--endpoint", "e"])
+    assert result.output == f"{{'{taken}': 'e'}}\n", result.exception
+
+
+@pytest.fixture
+def stock_read_json():
+    """Of pandas, which is there again whatever a command has come to."""
+    stock = pandas.read_json
+    yield stock
+    assert pandas.read_json is stock
+
+
+@pytest.mark.parametrize("verb", ["predict", "explain"])
+@pytest.mark.parametrize("target", ["local", "local:/state"])
+@pytest.mark.parametrize(
+    "payload",
+    [{"prompt": "hi"}, {"prompt": "hi", "max_tokens": 3}, {"inputs": ["a", "b"], "params": {"max_tokens": 3}}],
+)
+def test_json_that_pandas_refuses_reaches_our_targets(asked, stock_read_json, verb, target, payload, tmp_path):
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps(payload))
+    result = deployments(verb, "-t", target, "--name", "x", "-I", path)
+    assert result.exit_code == 0, result.exception
+    (frame,) = asked
+    assert frame.to_dict("records") == [payload]
+
+
+def test_a_file_for_another_target_is_read_by_pandas_itself(asked, stock_read_json, tmp_path):
+    path = tmp_path / "request.json"
+    path.write_text('{"prompt": "hi"}')
+    result = deployments("predict", "-t", "other", "--name", "x", "-I", path)
+    assert (result.exit_code, asked) == (1, [])
+    with pytest.raises(ValueError, match="scalar values") as expected:
+        stock_read_json(path)
+    assert str(result.exception) == str(expected.value)
+
+
+def test_a_file_that_is_not_there_gets_mlflow_s_own_error(asked, stock_read_json, tmp_path):
+    result = deployments("predict", "-t", "local", "--name", "x", "-I", tmp_path / "none.json")
+    assert isinstance(result.exception, FileNotFoundError)
+    assert asked == []

@@ -23,12 +23,14 @@ def directory_of_a_reader(tiny_llama, tracking, tmp_path, monkeypatch):
     """An empty directory with the tiny model in it, as the README's examples expect."""
     shutil.copytree(tiny_llama, tmp_path / "tiny-llm")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_LLM_HOME", str(tmp_path / "home"))
     return tmp_path
 
 
 def test_the_examples_run(directory_of_a_reader, capsys):
     names: dict[str, object] = {}
     alone = [block for block in readme.blocks("python") if ADDRESS not in block]
+    assert "get_deploy_client" in alone[-1]
     asking = [block for block in readme.blocks("python") if ADDRESS in block]
     for block in alone:
         run(block, names)
@@ -48,7 +50,8 @@ def at(port, text):
 
 def run_commands(directory, ask):
     """The `mlflow models` commands of the README, as they are but for the port; `ask` gets it while they serve."""
-    serve, *others = [line for block in readme.blocks("bash") for line in block.splitlines() if ".venv" not in line]
+    lines = [line for block in readme.blocks("bash") for line in block.splitlines() if ".venv" not in line]
+    serve, *others = [line for line in lines if "mlflow deployments" not in line]
     assert serve.startswith("mlflow models serve")
     port = free_port()
     with served(in_this_environment(serve.replace("5001", str(port))), port, directory / "serve.log"):
@@ -69,6 +72,22 @@ def run_commands(directory, ask):
     assert '"chat.completion"' in chat
     assert '"noul"' in decision
     assert '"predictions"' in predict
+
+
+def test_the_deployments_run(directory_of_a_reader):
+    from mlflow_llm_plugins import quantized_llm
+
+    quantized_llm.log_model("tiny-llm", name="chat", registered_model_name="chat", bundle_plugin=False)
+    (directory_of_a_reader / "request.json").write_text('{"inputs": ["What is a loop?"]}')
+    commands = [line for block in readme.blocks("bash") for line in block.splitlines() if "mlflow deployments" in line]
+    assert [shlex.split(line)[2] for line in commands] == ["create", "predict", "update", "get", "delete"]
+    said = []
+    for line in commands:
+        command = in_this_environment(line.replace("5002", str(free_port())))
+        said.append(subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stdout)
+    assert "is created" in said[0]
+    assert '"predictions"' in said[1]
+    assert "status: ready" in said[3]
 
 
 def in_this_environment(line: str) -> list[str]:

@@ -1,0 +1,50 @@
+"""Start a supervisor that outlives the command: a session of its own, without a terminal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from mlflow_llm_plugins.deployments.local.home import DeploymentFolder
+
+_SUPERVISOR = "mlflow_llm_plugins.deployments.local.supervision.supervisor"
+
+
+def launch_supervisor(folder: DeploymentFolder, token: str, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start it; it reports in `status.json`. Its own words, which are few, go to `supervisor.log`.
+
+    Args:
+        folder: Of the deployment, with a spec.
+        token: Of that spec; the supervisor of another one ends itself.
+        environ: Its environment, which its servers inherit.
+    """
+    descriptor = os.open(folder.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", _SUPERVISOR, str(folder.path), token],
+            env=dict(environ),
+            cwd=folder.path,
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
+
+
+def server_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for supervisors, with this process's tracking store: theirs is another directory."""
+    import mlflow
+
+    return {**environ, "MLFLOW_TRACKING_URI": _absolute(mlflow.get_tracking_uri())}
+
+
+def _absolute(uri: str) -> str:
+    """A SQLite file or a directory that is named relative to here, as seen from anywhere."""
+    prefix = "sqlite:///"
+    if uri.startswith(prefix) and not uri.startswith(f"{prefix}/") and uri != f"{prefix}:memory:":
+        return prefix + os.path.abspath(uri.removeprefix(prefix))
+    return uri if "://" in uri or uri.startswith(("file:", "databricks")) else os.path.abspath(uri)

@@ -1,0 +1,1 @@
+"""One run of the server of a deployment: a command, its processes, its log, its end."""

@@ -1,0 +1,64 @@
+"""The specs that commands write: the first one of a deployment, and the next one after it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_llm_plugins.deployments.local.process_identity import ProcessIdentity
+from mlflow_llm_plugins.deployments.local.records import Spec
+from mlflow_llm_plugins.deployments.local.view import View
+from mlflow_llm_plugins.errors import DeploymentError
+
+
+def first_spec(name: str, config: Mapping[str, Any]) -> Spec:
+    """Of a new deployment, claimed by this process; its model is still to be found."""
+    now = time.time()
+    return Spec(
+        name=name,
+        generation=1,
+        token=new_token(),
+        model=None,
+        config=dict(config),
+        claimant=ProcessIdentity.own(),
+        created=now,
+        updated=now,
+    )
+
+
+def next_spec(view: View, config: Mapping[str, Any]) -> Spec:
+    """Of the next generation: what was asked last and did not fail, with `config` over it.
+
+    Raises:
+        DeploymentError: The records are too damaged to go on from.
+    """
+    base = _base(view)
+    if base is None:
+        raise DeploymentError(
+            f"Deployment {view.folder.name!r} cannot be updated: {view.damage} Delete it and create it again."
+        )
+    newest = base if view.spec is None else view.spec
+    return base.model_copy(
+        update={
+            "generation": max(base.generation, newest.generation) + 1,
+            "token": newest.token if view.is_supervised else new_token(),
+            "config": {**base.config, **config},
+            "claimant": ProcessIdentity.own(),
+            "updated": time.time(),
+        }
+    )
+
+
+def new_token() -> str:
+    """Of a supervisor to come."""
+    return uuid.uuid4().hex
+
+
+def _base(view: View) -> Spec | None:
+    spec, status = view.spec, view.status
+    if status is None or status.serving is None:
+        return spec
+    was_refused = spec is not None and status.refused is not None and status.refused.generation == spec.generation
+    return status.serving if spec is None or was_refused or spec.model is None else spec

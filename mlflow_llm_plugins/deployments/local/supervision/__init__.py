@@ -1,0 +1,1 @@
+"""The process that a deployment is: it starts, watches and replaces the server."""

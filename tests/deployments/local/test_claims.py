@@ -1,0 +1,88 @@
+"""Names are claimed by one, and what is dead makes room."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+
+import pytest
+
+from mlflow_llm_plugins.deployments.local.claims import changing, claim, remove, write_spec
+from mlflow_llm_plugins.deployments.local.records import Spec, read_record
+from mlflow_llm_plugins.deployments.local.specs import first_spec
+from mlflow_llm_plugins.errors import DeploymentError, ResourceExistsError
+
+
+def test_a_claimed_name_is_taken(home):
+    claim(home, home.folder("chat"), first_spec("chat", {}))
+    with pytest.raises(ResourceExistsError, match=r"'chat' exists already and is starting. Update or delete it"):
+        claim(home, home.folder("chat"), first_spec("chat", {}))
+
+
+def test_a_supervised_deployment_keeps_its_name(home, recorded, holder):
+    folder = recorded(status={"state": "ready"})
+    holder(folder.life_lock)
+    with pytest.raises(ResourceExistsError, match="exists already and is ready"):
+        claim(home, folder, first_spec("chat", {}))
+
+
+@pytest.mark.parametrize("state", ["ready", "failed", "stopped"])
+def test_a_dead_deployment_makes_room_and_leaves_nothing(home, recorded, state):
+    folder = recorded(status={"state": state})
+    folder.log.write_text("old")
+    folder.model(1).mkdir()
+    claim(home, folder, first_spec("chat", {"port": 5005}))
+    assert read_record(Spec, folder.spec).config == {"port": 5005}
+    assert [path.name for path in folder.path.iterdir()] == ["spec.json"]
+
+
+def _try(home, barrier, results):
+    barrier.wait(30)
+    try:
+        claim(home, home.folder("chat"), first_spec("chat", {}))
+        results.put("won")
+        time.sleep(0)
+    except ResourceExistsError:
+        results.put("lost")
+    barrier.wait(30)  # alive until all have tried: a claim ends with its process
+
+
+def test_of_many_who_claim_a_name_at_once_one_wins(home):
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=_try, args=(home, barrier, results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    outcomes = sorted(results.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(30)
+    assert outcomes == ["lost", "lost", "lost", "won"]
+
+
+def test_a_second_command_does_not_change_what_another_one_is_changing(home):
+    claim(home, home.folder("chat"), first_spec("chat", {}))
+    refused = pytest.raises(DeploymentError, match="Another command is changing deployment 'chat'")
+    with changing(home.folder("chat")), refused, changing(home.folder("chat")):
+        pass
+
+
+def test_a_removed_deployment_is_gone_with_its_folder(home, recorded):
+    folder = recorded(status={"state": "stopped"})
+    remove(home, folder)
+    assert list(home.deployments.iterdir()) == []
+    remove(home, folder)  # again
+
+
+def test_a_deployment_that_was_created_again_is_not_removed_by_the_first_creator(home, recorded):
+    folder = recorded()
+    remove(home, folder, created=1.0)
+    assert folder.path.is_dir()
+
+
+def test_a_command_notices_that_its_deployment_was_deleted(home):
+    spec = first_spec("chat", {})
+    with pytest.raises(DeploymentError, match="was deleted meanwhile"):
+        write_spec(home.folder("chat"), spec)
+    claim(home, home.folder("chat"), first_spec("chat", {}))
+    with pytest.raises(DeploymentError, match="was deleted meanwhile"):
+        write_spec(home.folder("chat"), spec)

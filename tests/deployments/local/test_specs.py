@@ -1,0 +1,50 @@
+"""What a command writes down when it changes a deployment."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlflow_llm_plugins.deployments.local.records import Refusal, Spec, Status, read_record, write_record
+from mlflow_llm_plugins.deployments.local.specs import next_spec
+from mlflow_llm_plugins.deployments.local.view import View
+from mlflow_llm_plugins.errors import DeploymentError
+
+
+def test_what_is_not_said_stays(recorded):
+    folder = recorded(spec={"config": {"port": 5001, "workers": 2}}, status={"state": "ready"})
+    spec = next_spec(View.of(folder), {"workers": "3"})
+    assert spec.config == {"port": 5001, "workers": "3"}
+    assert spec.generation == 2
+    assert spec.model == read_record(Spec, folder.spec).model
+
+
+def test_a_dead_deployment_gets_a_supervisor_of_its_own(recorded, holder):
+    folder = recorded(status={"state": "ready"})
+    token = read_record(Spec, folder.spec).token
+    assert next_spec(View.of(folder), {}).token != token
+    holder(folder.life_lock)
+    assert next_spec(View.of(folder), {}).token == token
+
+
+def test_an_update_goes_on_from_what_serves_where_the_last_one_was_refused(recorded):
+    folder = recorded(spec={"config": {"workers": 1}}, status={"state": "ready"})
+    served = read_record(Spec, folder.spec)
+    write_record(served.model_copy(update={"generation": 2, "config": {"workers": 9}}), folder.spec)
+    status = read_record(Status, folder.status)
+    write_record(status.model_copy(update={"refused": Refusal(generation=2, error="no")}), folder.status)
+    spec = next_spec(View.of(folder), {"port": 5002})
+    assert spec.config == {"workers": 1, "port": 5002}
+    assert spec.generation == 3
+
+
+def test_a_damaged_spec_is_made_new_from_what_served(recorded):
+    folder = recorded(spec={"config": {"port": 5001}}, status={"state": "ready"})
+    folder.spec.write_text("{")
+    assert next_spec(View.of(folder), {}).config == {"port": 5001}
+
+
+def test_with_nothing_to_go_on_from_an_update_is_refused(recorded):
+    folder = recorded()
+    folder.spec.write_text("{")
+    with pytest.raises(DeploymentError, match=r"damaged.*Delete it and create it again"):
+        next_spec(View.of(folder), {})
