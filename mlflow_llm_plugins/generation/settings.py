@@ -16,7 +16,7 @@ class EngineSettings(Settings):
     max_context_length: int | None = Field(
         None, ge=8, description="Tokens of prompt and answer together; None: the model's own limit."
     )
-    max_requests_per_batch: int = Field(16, ge=1, le=1024, description="Requests that generate together.")
+    max_requests_per_batch: int = Field(32, ge=1, le=1024, description="Requests that generate together.")
     max_batch_tokens: int = Field(
         256, ge=16, description="Tokens of one step; a longer prompt is prefilled in chunks of this size."
     )
