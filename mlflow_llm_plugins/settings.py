@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
@@ -15,7 +15,8 @@ from mlflow_llm_plugins.lookup import did_you_mean
 class Settings(BaseModel):
     """Base of all settings: frozen, unknown keys refused, strings such as "4" coerced to the field's type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
+    UNSHOWN: ClassVar[frozenset[str]] = frozenset()  # fields whose values may be secrets
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any], source: str) -> Self:
@@ -44,4 +45,7 @@ class Settings(BaseModel):
             known = sorted(field.alias or name for name, field in cls.model_fields.items())
             return f"unknown key {key!r}.{did_you_mean(key, known)} Known keys: {', '.join(known)}"
         message: str = problem["msg"].removeprefix("Value error, ")  # pydantic's, before what our own validators say
-        return f"{key}={problem['input']!r}: {message}" if problem["loc"] else message
+        if not problem["loc"]:
+            return message
+        is_shown = problem["loc"][0] not in cls.UNSHOWN
+        return f"{key}={problem['input']!r}: {message}" if is_shown else f"{key}: {message}"

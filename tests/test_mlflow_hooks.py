@@ -352,7 +352,7 @@ def test_a_file_for_another_target_is_read_by_pandas_itself(asked, stock_read_js
     assert str(result.exception) == str(expected.value)
 
 
-def test_a_file_that_is_not_there_gets_mlflow_s_own_error(asked, stock_read_json, tmp_path):
+def test_a_file_that_is_not_there_is_told_in_one_line(asked, stock_read_json, tmp_path):
     result = deployments("predict", "-t", "local", "--name", "x", "-I", tmp_path / "none.json")
-    assert isinstance(result.exception, FileNotFoundError)
+    assert (result.exit_code, result.output) == (1, f"Error: -I {tmp_path / 'none.json'}: No such file or directory\n")
     assert asked == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,15 @@ class Address:
     api_key_file: Path | None
     timeout_s: float  # after which the server gives a request up
     name: str
+    target: str = "local"  # of the client, for the commands in messages
+
+    def command(self, verb: str) -> str:
+        """What does this to the deployment in a shell.
+
+        Args:
+            verb: Of `mlflow deployments`, for example `get`.
+        """
+        return f"mlflow deployments {verb} -t {shlex.quote(self.target)} --name {self.name}"
 
     def authorization(self) -> dict[str, str]:
         """The headers that let a request in; none where no key is asked for.
@@ -40,6 +50,5 @@ class Address:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise InvalidInputError(
                 f"api_key_file={str(path)!r} of deployment {self.name!r} cannot be read: {reason}. Make it readable "
-                "for you, or name another one: "
-                f"mlflow deployments update -t local --name {self.name} -C api_key_file=PATH."
+                f"for you, or name another one: {self.command('update')} -C api_key_file=PATH."
             ) from error

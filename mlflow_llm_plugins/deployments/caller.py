@@ -14,11 +14,18 @@ from urllib3.util import Retry
 
 from mlflow_llm_plugins.deployments.address import Address
 from mlflow_llm_plugins.deployments.event_stream import CONTENT_TYPE, pieces
-from mlflow_llm_plugins.deployments.failures import broken_off, failure_of, silent, unreachable, unreadable
+from mlflow_llm_plugins.deployments.failures import (
+    broken_off,
+    failure_of,
+    is_of_relay,
+    silent,
+    unreachable,
+    unreadable,
+)
 from mlflow_llm_plugins.deployments.payloads import Request
 from mlflow_llm_plugins.errors import LLMError
 
-_BUSY = (429, 503)
+_BUSY = (429, 503)  # from our server: nothing has run; the code of another flavor may answer so after its work
 _GROWING = wait_exponential_jitter(initial=0.1, max=2, jitter=0.1)  # seconds between tries
 
 
@@ -40,7 +47,7 @@ class Caller:
     def predict(self, address: Address, request: Request) -> Any:
         """The whole answer.
 
-        A server that cannot be reached, and one that is busy or not ready, is asked again for a while.
+        A server that cannot be reached or is not ready, and one of ours that is busy, is asked again for a while.
 
         Raises:
             LLMError: As `failures.FAILURES` says; also when no answer comes, or none that can be read.
@@ -94,7 +101,7 @@ class Caller:
         if refusal is None:
             return response
         failure = failure_of(response.status_code, refusal, request.path, address)
-        if response.status_code in _BUSY:
+        if is_of_relay(response.status_code, refusal) or (address.is_ours and response.status_code in _BUSY):
             raise _NotTakenError(failure, address.timeout_s, _retry_after(response))
         raise failure
 

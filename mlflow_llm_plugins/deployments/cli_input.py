@@ -40,13 +40,15 @@ def raw_input(frame: object) -> object:
 def read_payload(path: str | os.PathLike[str]) -> object:
     """The JSON in a file as it is; None where it cannot be read or holds something else."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return _json_in(path)
     except (OSError, ValueError):
         return None
 
 
 def lenient_read_json(stock_read_json: Callable[..., Any]) -> Callable[..., Any]:
-    """`pd.read_json`, but for a file with one object that is no table, such as a request: that becomes one row.
+    """`pd.read_json`, but for a file with JSON that is no table, such as a request: that becomes one row.
+
+    A file that cannot be read, or without JSON, is a `click.ClickException` about the option `-I`.
 
     Args:
         stock_read_json: Is asked first.
@@ -56,13 +58,12 @@ def lenient_read_json(stock_read_json: Callable[..., Any]) -> Callable[..., Any]
     def read_json(path_or_buf: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return stock_read_json(path_or_buf, *args, **kwargs)
-        except (ValueError, TypeError, AttributeError):
-            payload = read_payload(path_or_buf) if isinstance(path_or_buf, str | os.PathLike) else None
-            if not isinstance(payload, dict):
+        except (OSError, ValueError, TypeError, AttributeError):
+            if not isinstance(path_or_buf, str | os.PathLike):
                 raise
             import pandas as pd
 
-            return pd.DataFrame([payload])
+            return pd.DataFrame([_payload_of_option(path_or_buf)])
 
     return read_json
 
@@ -74,9 +75,50 @@ def _context() -> click.Context | None:
     return context if getattr(context.command.callback, "__module__", None) == _COMMANDS else None
 
 
+def _json_in(path: str | os.PathLike[str]) -> object:
+    return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+
+
+def _payload_of_option(path: str | os.PathLike[str]) -> object:
+    """Found here, as the errors of pandas differ: before 3.0 it takes the path of a missing file for JSON."""
+    try:
+        payload = _json_in(path)
+    except OSError as error:
+        raise click.ClickException(f"-I {path}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise click.ClickException(f"-I {path}: it holds no JSON: {where}.") from error
+    except UnicodeError as error:
+        raise click.ClickException(f"-I {path}: it is not UTF-8 text.") from error
+    if not isinstance(payload, dict | list | str):
+        raise click.ClickException(f"-I {path}: it must hold a JSON object, a list or a string.")
+    return payload
+
+
 def _undamaged(raw: object, frame: object) -> object:
     if isinstance(raw, Mapping):
-        return raw if KEYS & raw.keys() else frame  # else columns
+        if _is_table(raw):
+            return _split(raw)
+        return raw if KEYS & raw.keys() else frame
     if isinstance(raw, list) and raw and all(isinstance(row, Mapping) for row in raw) and not is_chat(raw):
         return {"dataframe_records": raw}
     return raw if isinstance(raw, list | str) else frame
+
+
+def _is_table(raw: Mapping[str, Any]) -> bool:
+    """Whether it is what `DataFrame.to_json` writes: for each column its values, by the numbers of the rows."""
+    columns = list(raw.values())
+    if not columns or not all(isinstance(column, Mapping) for column in columns):
+        return False
+    rows = columns[0].keys()
+    return bool(rows) and all(row.isdecimal() for row in rows) and all(column.keys() == rows for column in columns)
+
+
+def _split(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    rows = next(iter(table.values()))
+    return {
+        "dataframe_split": {
+            "columns": list(table),
+            "data": [[column[row] for column in table.values()] for row in rows],
+        }
+    }

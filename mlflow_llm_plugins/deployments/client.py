@@ -33,7 +33,7 @@ class LLMDeploymentClient(BaseDeploymentClient):
         super().__init__(target_uri)
         with reported():
             home = home_of(target_uri, os.environ)
-        self._backend = LocalBackend(home, os.environ)
+        self._backend = LocalBackend(home, os.environ, target_uri)
         self._endpoints = Endpoints(home)
         self._caller = Caller()
 
@@ -116,8 +116,8 @@ class LLMDeploymentClient(BaseDeploymentClient):
         with reported():
             if config:
                 raise InvalidInputError(f"config={dict(config)!r}: a deletion has no settings.")
-            if endpoint is not None and name not in self._endpoints.get(endpoint).traffic:
-                return
+            if self._backend.exists(name):
+                self._check_membership(name, endpoint)
             self._backend.delete(name)
             self._endpoints.forget(name)
 

@@ -18,6 +18,7 @@ from mlflow_llm_plugins.errors import (
     RequestTimeoutError,
 )
 
+_NO_SERVER = "server_unavailable"  # the code that only the relay gives
 _LONGEST = 500  # characters of a server's message
 _FAILED = "Deployment {name!r} failed on the request: {said}"
 _REFUSED = "Deployment {name!r} refuses the request: {said}"
@@ -65,7 +66,14 @@ def failure_of(status: int, body: bytes, path: str, address: Address) -> LLMErro
         path: That was asked.
         address: Of the deployment.
     """
-    return _failure(status, _said(body), path, address)
+    return _failure(status, _message(_json(body)), path, address)
+
+
+def is_of_relay(status: int, body: bytes) -> bool:
+    """Whether the answer comes from the port of the deployment itself, as there is no server behind it now."""
+    answer = _json(body)
+    error = answer.get("error") if isinstance(answer, Mapping) else None
+    return status == 503 and isinstance(error, Mapping) and error.get("code") == _NO_SERVER
 
 
 def failure_in_stream(error: object, path: str, address: Address) -> LLMError:
@@ -120,23 +128,20 @@ def _failure(status: int, said: str, path: str, address: Address) -> LLMError:
 
 
 def _ask(address: Address) -> str:
-    return f"`mlflow deployments get -t local --name {address.name}` says why."
+    return f"`{address.command('get')}` says why."
 
 
 def _about_key(address: Address) -> str:
     if address.api_key_file is not None:
         return f"It was sent the first key of api_key_file={str(address.api_key_file)!r}."
-    return (
-        "No key is known for it. Name the file of its keys: "
-        f"mlflow deployments update -t local --name {address.name} -C api_key_file=PATH."
-    )
+    return f"No key is known for it. Name the file of its keys: {address.command('update')} -C api_key_file=PATH."
 
 
-def _said(body: bytes) -> str:
+def _json(body: bytes) -> Any:
     try:
-        return _message(json.loads(body))
+        return json.loads(body)
     except ValueError:
-        return _message(None)
+        return None
 
 
 def _message(answer: Any) -> str:

@@ -60,6 +60,8 @@ class _Announcer:
         before, self.last = self.last, status
         if before is not None and (before.state, before.reason) == (status.state, status.reason):
             return
-        url = View(self._folder, None, status, is_supervised=True).url
+        url = View(self._folder, None, status, is_supervised=True, is_being_changed=False).url
         words = f"answers at {url}. Ctrl-C ends it." if status.state == "ready" else f"{status.state} {status.reason}"
+        if status.state == "ready" and self._folder.api_key.exists():
+            words += f" Its API key is in {self._folder.api_key}."
         click.echo(f"{self._folder.name} {words.strip()}", err=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticSerializationError
 from typing_extensions import Self
 
 from mlflow_llm_plugins.errors import InvalidInputError
@@ -34,7 +35,10 @@ def _texts(value: object) -> object:
     found = _object(value)
     if not isinstance(found, Mapping):
         return found
-    return {name: item if isinstance(item, str) else json.dumps(item) for name, item in found.items()}
+    try:
+        return {name: item if isinstance(item, str) else json.dumps(item) for name, item in found.items()}
+    except TypeError:
+        raise ValueError("values must be strings, or what JSON can hold") from None
 
 
 def _without_empty(raw: Any) -> Any:
@@ -47,6 +51,8 @@ Texts = Annotated[dict[str, str], BeforeValidator(_texts)]
 
 class DeploymentConfig(Settings):
     """How one deployment is run. Strings are read as a command line gives them."""
+
+    UNSHOWN = frozenset({"environment"})
 
     port: int | None = Field(
         None, ge=1, le=65535, description="Port that clients connect to; by default a free one, kept for its life."
@@ -69,12 +75,19 @@ class DeploymentConfig(Settings):
         description="How an update replaces the server: the new one beside the old one, or after it, where memory "
         "does not allow two.",
     )
-    ready_timeout_s: float = Field(600, gt=0, description="Seconds that a server may take until it answers.")
-    drain_timeout_s: float = Field(30, ge=0, description="Seconds that open requests get when a server is stopped.")
-    request_timeout_s: float = Field(60, gt=0, description="Seconds that one request may take.")
-    max_restarts: int = Field(5, ge=0, description="Crashes in a row after which the deployment has failed.")
+    ready_timeout_s: float = Field(
+        600, gt=0, allow_inf_nan=False, description="Seconds that a server may take until it answers."
+    )
+    drain_timeout_s: float = Field(
+        30, ge=0, allow_inf_nan=False, description="Seconds that open requests get when a server is stopped."
+    )
+    request_timeout_s: float = Field(60, gt=0, allow_inf_nan=False, description="Seconds that one request may take.")
+    max_restarts: int = Field(5, ge=0, description="Restarts in a row that are tried; then the deployment has failed.")
     restart_backoff_s: float = Field(
-        1, gt=0, description="Seconds before the first restart, doubled with each crash in a row, at most 60."
+        1,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds before the first restart, doubled with each crash in a row, at most 60.",
     )
     devices: str | None = Field(None, description="CUDA_VISIBLE_DEVICES of the server, for example 0,1.")
     environment: Texts = Field({}, description="More environment variables of the server: JSON object, or a=1,b=2.")
@@ -110,11 +123,30 @@ class DeploymentConfig(Settings):
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
 
+    @field_validator("environment")
+    @classmethod
+    def _names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not name or "=" in name or "\0" in name + text:
+                raise ValueError("names must not be empty nor hold '=', and nothing may hold a NUL")
+        return value
+
     @model_validator(mode="after")
     def _one_source_of_keys(self) -> Self:
         if self.api_key_file is not None and self.generate_api_key:
             raise ValueError("give either api_key_file or generate_api_key=true, not both.")
         return self
+
+    def given(self) -> dict[str, Any]:
+        """What was set, as JSON has it: strings read, paths absolute.
+
+        Raises:
+            InvalidInputError: JSON cannot hold it.
+        """
+        try:
+            return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        except PydanticSerializationError as error:
+            raise InvalidInputError("config: model_config must hold what JSON can hold.") from error
 
     @property
     def has_key(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -31,7 +32,7 @@ def home_of(uri: str, environ: Mapping[str, str]) -> Home:
         if parts.netloc and path in ("", "/"):
             return Home(default.root / "targets" / checked_name(parts.netloc, "target"))
         if not parts.netloc and path.startswith("/") and path.strip("/"):
-            return Home(Path(path))
+            return Home(Path(os.path.normpath(path)))
     raise InvalidInputError(
         f"Target {uri!r}: must be {TARGET}, {TARGET}:/path/of/the/state/directory, or {TARGET}://name."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,24 @@ def test_a_file_without_a_key_is_an_error_that_does_not_show_its_content(tmp_pat
     with pytest.raises(InvalidInputError, match=reason) as caught:
         address_with(path).authorization()
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ("local", "mlflow deployments update -t local --name chat -C api_key_file=PATH."),
+        ("local:/my state", "mlflow deployments update -t 'local:/my state' --name chat -C api_key_file=PATH."),
+    ],
+)
+def test_another_file_is_named_by_a_command_for_the_same_target(tmp_path, target, command):
+    address = dataclasses.replace(address_with(tmp_path / "none"), target=target)
+    with pytest.raises(InvalidInputError) as caught:
+        address.authorization()
+    assert str(caught.value).endswith(command)
+
+
+def test_an_address_is_of_the_target_local_by_default():
+    assert address_with(None).target == "local"
 
 
 def test_the_key_is_not_in_what_an_address_shows(tmp_path):

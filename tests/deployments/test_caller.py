@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import email.utils
 import json
@@ -15,6 +16,7 @@ import pytest
 
 from mlflow_llm_plugins.deployments.address import Address
 from mlflow_llm_plugins.deployments.caller import Caller
+from mlflow_llm_plugins.deployments.local.relay.relay import Upstream
 from mlflow_llm_plugins.deployments.payloads import Request
 from mlflow_llm_plugins.errors import (
     AccessDeniedError,
@@ -38,6 +40,7 @@ from tests.deployments.fake_server import (
     silence,
     stuck,
 )
+from tests.deployments.local.relayed import HERE, run
 from tests.e2e.serving import free_port
 
 PROMPT = "the launch code is 4711"
@@ -48,8 +51,8 @@ DONE = b"data: [DONE]\n\n"
 GIVES_UP = (cut, hang_up, answer(b"<html>", 200), answer({"message": "NaN"}, 500), answer({"message": "late"}, 504))
 
 
-def at(url: str, timeout_s: float = 5, api_key_file: Path | None = None) -> Address:
-    return Address(url, is_ours=True, api_key_file=api_key_file, timeout_s=timeout_s, name="chat")
+def at(url: str, timeout_s: float = 5, api_key_file: Path | None = None, is_ours: bool = True) -> Address:
+    return Address(url, is_ours=is_ours, api_key_file=api_key_file, timeout_s=timeout_s, name="chat")
 
 
 @pytest.fixture
@@ -154,6 +157,35 @@ def test_busy_server_is_asked_again(caller, status, request_):
         found = ask(at(server.url), request_)
         assert (list(found) if request_ is STREAMED else [found]) == [{"a": 1}]
     assert [received.body for received in server.received] == [request_.body] * 3
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (503, BUSY),
+        (503, {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "The model gave up."}),
+        (503, b"<html>"),
+        (503, []),
+        (429, BUSY),
+        (429, {"error": {"message": "No.", "code": "server_unavailable"}}),
+    ],
+)
+def test_model_of_another_flavor_may_have_run_before_it_said_that_it_is_busy(caller, status, body):
+    with fake_server(answer(body, status)) as server, pytest.raises(LLMError):
+        caller.predict(at(server.url, is_ours=False), ASKED)
+    assert len(server.received) == 1
+
+
+def test_relay_that_has_no_server_yet_is_asked_again_for_every_flavor(caller):
+    with fake_server(answer("there")) as server:
+
+        async def main(relay, port):
+            upstream = Upstream(HERE, server.server_port)
+            asyncio.get_running_loop().call_later(0.5, relay.switch, upstream)  # when the first try is long refused
+            return await asyncio.to_thread(caller.predict, at(f"http://{HERE}:{port}", is_ours=False), ASKED)
+
+        assert run(main, wait_s=0.01) == "there"
+    assert len(server.received) == 1
 
 
 def test_pause_that_the_server_asks_for_is_kept(caller):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import types
+from pathlib import Path
 
+import click
 import mlflow.deployments.cli
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.deployments import BaseDeploymentClient
@@ -37,18 +42,28 @@ class RememberingClient(BaseDeploymentClient):
 
 
 @pytest.fixture
-def predict(tmp_path, monkeypatch):
-    """The request for a file with this text, by the stock command with pandas as our hook gives it."""
+def predicted(monkeypatch):
+    """What the stock command says to a file, with pandas as our hook gives it."""
     plugin = types.ModuleType("remembering")
     plugin.RememberingClient, plugin.run_local, plugin.target_help = RememberingClient, print, print
     monkeypatch.setitem(plugin_store.registry, "remembering", plugin)
     monkeypatch.setattr(pd, "read_json", lenient_read_json(pd.read_json))
 
-    def run(text: str, name: str = "payload.json") -> dict:
-        path = tmp_path / name
-        path.write_text(text, encoding="utf-8")
+    def run(path: Path) -> Result:
         arguments = ["predict", "-t", "remembering", "--name", "chat", "-I", str(path)]
-        result = CliRunner().invoke(mlflow.deployments.cli.commands, arguments, catch_exceptions=False)
+        return CliRunner().invoke(mlflow.deployments.cli.commands, arguments, catch_exceptions=False)
+
+    return run
+
+
+@pytest.fixture
+def predict(predicted, tmp_path):
+    """The request for a file with this text."""
+
+    def run(text: str) -> dict:
+        path = tmp_path / "payload.json"
+        path.write_text(text, encoding="utf-8")
+        result = predicted(path)
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)["predictions"]
 
@@ -71,6 +86,11 @@ def predict(tmp_path, monkeypatch):
         ({"instances": ["2026-01-02"]}, "/invocations"),
         ({"dataframe_split": {"columns": ["prompt"], "data": [["a"], ["b"]]}}, "/invocations"),
         ({"dataframe_records": [{"prompt": "007", "updated_at": 5}]}, "/invocations"),
+        ({"inputs": {"a": ["x", "y"], "b": ["z", "w"]}}, "/invocations"),
+        ({"inputs": {"0": [1, 2], "b": [3, 4]}}, "/invocations"),
+        ({"inputs": {"0": [1, 2]}, "params": {"k": 1}}, "/invocations"),
+        ({"inputs": {"0": "a"}, "params": {}}, "/invocations"),
+        ({"inputs": {}}, "/invocations"),
     ],
     ids=str,
 )
@@ -86,6 +106,8 @@ def test_a_request_arrives_as_it_was_written(predict, payload, path):
         (MESSAGES, {"messages": MESSAGES}),
         ([{"prompt": "007"}, {"prompt": "b"}], {"dataframe_records": [{"prompt": "007"}, {"prompt": "b"}]}),
         ([{"messages": MESSAGES}], {"dataframe_records": [{"messages": MESSAGES}]}),
+        ([{"a": 1}, 2], {"inputs": [{"a": 1}, 2]}),
+        ("123", {"inputs": ["123"]}),
     ],
     ids=str,
 )
@@ -96,6 +118,22 @@ def test_rows_keep_their_types(predict, content, body):
 def test_a_table_written_column_by_column_stays_the_table_that_pandas_reads(predict):
     body = predict(json.dumps({"question": {"0": "a", "1": "b"}}))["body"]
     assert body == {"dataframe_split": {"columns": ["question"], "data": [["a"], ["b"]]}}
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pd.DataFrame({"prompt": ["007", "b"]}),
+        pd.DataFrame({"messages": [MESSAGES, MESSAGES[:1]]}),
+        pd.DataFrame({"inputs": ["a", "2026-01-02"], "created_at": [1, 2]}),
+        pd.DataFrame({"prompt": list("abcdefghijkl"), "n": range(12)}),
+        pd.DataFrame({"prompt": ["a", "b"], "n": [1, 2]}, index=[7, 3]),
+    ],
+    ids=lambda frame: "-".join(frame),
+)
+def test_a_table_with_a_column_named_like_a_request_arrives_row_by_row(predict, frame):
+    split = {"columns": list(frame), "data": frame.to_numpy().tolist()}
+    assert predict(frame.to_json()) == {"path": "/invocations", "body": {"dataframe_split": split}}
 
 
 def test_a_mark_at_the_beginning_of_the_file_does_no_harm(predict):
@@ -109,8 +147,6 @@ def test_outside_of_the_command_nothing_is_read():
 
 
 def test_a_command_of_another_program_is_not_ours(tmp_path):
-    import click
-
     found = []
 
     @click.command()
@@ -183,17 +219,44 @@ def test_what_pandas_reads_is_as_pandas_reads_it(tmp_path):
     pd.testing.assert_frame_equal(lenient_read_json(pd.read_json)(str(path)), pd.read_json(str(path)))
 
 
-@pytest.mark.parametrize("content", ["{", "", "a,b\n1,2\n"])
-def test_what_is_no_json_is_the_error_of_pandas(tmp_path, content):
-    path = tmp_path / "table.csv"
-    path.write_text(content)
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory"),
+        (b"{", "it holds no JSON: Expecting property name enclosed in double quotes at line 1, column 2."),
+        (b"", "it holds no JSON: Expecting value at line 1, column 1."),
+        (b"secret,b\n1,2\n", "it holds no JSON: Expecting value at line 1, column 1."),
+        (b'{"prompt": "secret\xff"}', "it is not UTF-8 text."),
+        (b"4711", "it must hold a JSON object, a list or a string."),
+    ],
+)
+@pytest.mark.parametrize("name", ["none", "none.json"])
+def test_what_cannot_be_read_is_told_in_one_line(predicted, tmp_path, name, content, reason):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    result = predicted(path)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"Error: -I {path}: {reason}\n")
+
+
+def test_a_directory_is_told_in_one_line(predicted, tmp_path):
+    result = predicted(tmp_path)
+    assert (result.exit_code, result.stderr) == (1, f"Error: -I {tmp_path}: Is a directory\n")
+
+
+@pytest.mark.parametrize("stock_error", [ValueError, FileNotFoundError])
+def test_a_missing_file_is_the_same_for_every_pandas(tmp_path, stock_error):
+    def read_json(path):
+        raise stock_error(f"File {path} does not exist")  # older ones take the path for JSON, or have no errno
+
+    with pytest.raises(click.ClickException) as caught:
+        lenient_read_json(read_json)(str(tmp_path / "none"))
+    assert caught.value.message == f"-I {tmp_path / 'none'}: {os.strerror(errno.ENOENT)}"
+
+
+def test_what_is_no_file_keeps_the_error_of_pandas():
     with pytest.raises(ValueError) as stock:
-        pd.read_json(str(path))
+        pd.read_json(io.StringIO("{"))
     with pytest.raises(ValueError) as lenient:
-        lenient_read_json(pd.read_json)(str(path))
+        lenient_read_json(pd.read_json)(io.StringIO("{"))
     assert str(lenient.value) == str(stock.value)
-
-
-def test_missing_file_is_the_error_of_pandas(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        lenient_read_json(pd.read_json)(str(tmp_path / "none"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 import time
@@ -116,6 +117,9 @@ def test_deployments_are_listed_by_endpoint(client, recorded):  # noqa: F811
     assert client.get_deployment("a", endpoint="e")["name"] == "a"
     with pytest.raises(MlflowException, match="'b' is not under endpoint 'e'"):
         client.get_deployment("b", endpoint="e")
+    with pytest.raises(MlflowException, match="'b' is not under endpoint 'e'"):
+        client.delete_deployment("b", endpoint="e")
+    client.delete_deployment("none", endpoint="e")
     client.delete_deployment("a")
     assert client.get_endpoint("e")["traffic"] == {}
     with pytest.raises(MlflowException, match="No deployment with traffic under endpoint 'e' is running"):
@@ -128,6 +132,22 @@ def test_a_hundred_deployments_are_listed_within_a_second(client, recorded):  # 
     began = time.perf_counter()
     assert len(client.list_deployments()) == 100
     print(f"{time.perf_counter() - began:.3f} s")
+
+
+def test_a_state_that_cannot_be_used_is_told_with_the_remedy(client, home):
+    shutil.rmtree(home.endpoints)
+    home.endpoints.write_text("in the way")
+    with pytest.raises(MlflowException, match=r"state .*cannot .*Set MLFLOW_LLM_HOME to a directory"):
+        client.create_endpoint("e")
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "a: [", "flavors: 3"])
+def test_a_damaged_model_is_refused_in_one_line(client, home, tmp_path, content):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "MLmodel").write_text(content)
+    with pytest.raises(MlflowException, match="/m cannot be read: "):
+        client.create_deployment("a", str(tmp_path / "m"))
+    assert client.list_deployments() == []
 
 
 def test_commands_print_one_line_instead_of_a_traceback(home, recorded):  # noqa: F811

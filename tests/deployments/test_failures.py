@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from mlflow_llm_plugins.deployments.address import Address
-from mlflow_llm_plugins.deployments.failures import failure_in_stream, failure_of
+from mlflow_llm_plugins.deployments.failures import (
+    broken_off,
+    failure_in_stream,
+    failure_of,
+    silent,
+    unreachable,
+    unreadable,
+)
 from mlflow_llm_plugins.errors import (
     AccessDeniedError,
     EngineUnavailableError,
@@ -71,6 +79,26 @@ def test_missing_route_is_named():
 
 def test_without_a_file_of_keys_the_error_tells_how_to_name_one():
     assert "mlflow deployments update -t local --name chat -C api_key_file=PATH" in str(failure(401, address=OPEN))
+
+
+@pytest.mark.parametrize(
+    "error_at",
+    [
+        unreachable,
+        broken_off,
+        silent,
+        lambda address: unreadable("text/html", "JSON", "/v1/completions", address),
+        lambda address: failure(503, address=address),
+        lambda address: failure(401, address=address),
+    ],
+)
+@pytest.mark.parametrize(
+    ("target", "written"), [("local:/srv/state", "local:/srv/state"), ("local:/my state", "'local:/my state'")]
+)
+def test_commands_name_the_target_as_a_shell_takes_it(error_at, target, written):
+    error = error_at(dataclasses.replace(OPEN, target=target))
+    assert f"-t {written} --name chat" in str(error)
+    assert "-t local " not in str(error)
 
 
 def test_long_words_are_cut():

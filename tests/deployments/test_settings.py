@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
 from mlflow_llm_plugins.deployments.settings import DeploymentConfig, EndpointConfig
@@ -60,6 +62,36 @@ def test_a_key_in_the_arguments_is_refused_without_repeating_it():
     with pytest.raises(InvalidInputError, match="api_key_file=PATH, or generate_api_key=true") as refused:
         parsed(api_key="sk-very-secret", port=1)
     assert "sk-very-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("raw", [{"environment": "HF_TOKEN=hf_secret,X"}, {"environment": {"A=B": "hf_secret"}}])
+def test_values_of_environment_variables_are_not_repeated(raw):
+    with pytest.raises(InvalidInputError, match="environment: ") as refused:
+        parsed(**raw)
+    shown = "".join(traceback.format_exception(refused.value))
+    assert "hf_secret" not in shown.replace(repr(raw), "")
+
+
+@pytest.mark.parametrize("name", ["ready_timeout_s", "drain_timeout_s", "request_timeout_s", "restart_backoff_s"])
+@pytest.mark.parametrize("value", ["inf", float("inf"), "nan"])
+def test_times_have_an_end(name, value):
+    with pytest.raises(InvalidInputError, match=name):
+        parsed(**{name: value})
+
+
+def test_what_was_given_is_kept_as_json_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = parsed(port="5001", api_key_file="keys", labels="a=1", model_config='{"x": 1}', workers="").given()
+    assert given == {
+        "port": 5001,
+        "api_key_file": str(tmp_path / "keys"),
+        "labels": {"a": "1"},
+        "model_config": {"x": 1},
+    }
+    with pytest.raises(InvalidInputError, match="must hold what JSON can hold"):
+        parsed(model_config={"x": object()}).given()
+    with pytest.raises(InvalidInputError, match="labels"):
+        parsed(labels={"x": object()})
 
 
 def test_unknown_keys_name_those_that_are_known_as_users_write_them():

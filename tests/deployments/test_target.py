@@ -18,6 +18,7 @@ from mlflow_llm_plugins.errors import InvalidInputError
         ("local:/some/path", "/some/path"),
         ("local:///some/path", "/some/path"),
         ("local:/a%20b", "/a b"),
+        ("local:/a/../b", "/b"),
         ("local://staging", "/state/targets/staging"),
         ("local://staging/", "/state/targets/staging"),
     ],
@@ -30,6 +31,12 @@ def test_each_form_names_a_state_directory(uri, expected):
 def test_other_forms_are_refused_with_those_that_are_taken(uri):
     with pytest.raises(InvalidInputError, match="must be local, local:/path/of/the/state/directory, or local://name"):
         home_of(uri, {HOME: "/state"})
+
+
+def test_a_relative_directory_is_seen_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    assert home_of("local", {HOME: "../state"}).root == tmp_path / "state"
 
 
 def test_without_a_variable_the_state_is_the_users_own(monkeypatch):

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 import shutil
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import psutil
 
 from mlflow_llm_plugins.deployments.address import Address
-from mlflow_llm_plugins.deployments.local.claims import changing, claim, remove, write_spec
+from mlflow_llm_plugins.deployments.local.claims import changing, claimed, remove, write_spec
 from mlflow_llm_plugins.deployments.local.ending import end_deployment
 from mlflow_llm_plugins.deployments.local.home import DeploymentFolder, Home
 from mlflow_llm_plugins.deployments.local.keys import check_exposure, config_with_keys, provide_key
-from mlflow_llm_plugins.deployments.local.launch import launch_supervisor, server_environ
+from mlflow_llm_plugins.deployments.local.launch import end, launch_supervisor, leave, server_environ
 from mlflow_llm_plugins.deployments.local.model_source import resolve_model
 from mlflow_llm_plugins.deployments.local.platform import refuse_without_posix
 from mlflow_llm_plugins.deployments.local.records import ModelSource, Spec, Status
@@ -27,19 +29,24 @@ from mlflow_llm_plugins.deployments.settings import DeploymentConfig
 from mlflow_llm_plugins.errors import DeploymentError, EngineUnavailableError, InvalidInputError, ResourceNotFoundError
 from mlflow_llm_plugins.lookup import did_you_mean
 
+_logger = logging.getLogger(__name__)
+_LAST_STEPS_S = 20.0  # of a supervisor, after its server has drained
+
 
 class LocalBackend:
     """Deployments of one state directory. Holds nothing: each call reads what is there."""
 
-    def __init__(self, home: Home, environ: Mapping[str, str]) -> None:
+    def __init__(self, home: Home, environ: Mapping[str, str], target: str = "local") -> None:
         """Nothing is read or written yet.
 
         Args:
             home: The state directory.
             environ: Of this process; servers inherit it.
+            target: The URI that means this directory, for messages.
         """
         self._home = home
         self._environ = environ
+        self._target = target
 
     def create(self, name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any]) -> dict[str, Any]:
         """Serve a model; returns when it answers.
@@ -49,13 +56,15 @@ class LocalBackend:
             InvalidInputError: There is no such model.
             DeploymentError: It did not become ready. Nothing is left of it.
         """
-        folder, claimed = self._claimed(name, config)
-        try:
-            with changing(folder):
-                self._start(folder, self._first(folder, claimed, model_uri, flavor))
-        except BaseException:  # Ctrl-C as well
-            self._discard(folder, claimed)
-            raise
+        settings = DeploymentConfig.parse(config, "config")
+        folder, claimed_spec = self._first(name, settings)
+        with claimed(self._home, folder, claimed_spec):
+            try:
+                model = self._resolved(folder, claimed_spec, model_uri, flavor or settings.flavor)
+                self._start(folder, self._completed(folder, claimed_spec, model))
+            except BaseException:  # Ctrl-C as well
+                self._discard(folder, claimed_spec)
+                raise
         return self.get(name)
 
     def prepare(
@@ -66,9 +75,12 @@ class LocalBackend:
         Raises:
             InvalidInputError: There is no such model.
         """
-        folder, claimed = self._claimed(name, config)
-        spec = self._first(folder, claimed, model_uri, flavor)
-        write_spec(folder, spec)
+        settings = DeploymentConfig.parse(config, "config")
+        folder, claimed_spec = self._first(name, settings)
+        with claimed(self._home, folder, claimed_spec):
+            model = self._resolved(folder, claimed_spec, model_uri, flavor or settings.flavor)
+            spec = self._completed(folder, claimed_spec, model)
+            write_spec(folder, spec)
         return folder, spec
 
     def update(
@@ -82,21 +94,22 @@ class LocalBackend:
             DeploymentError: The new version did not become ready; the old one goes on, if it was running.
         """
         refuse_without_posix()
+        settings = DeploymentConfig.parse(config, "config")
         folder = self._view(name).folder
         if flavor is not None and model_uri is None:
             raise InvalidInputError(f"flavor={flavor!r}: give the URI of the model that has this flavor, too.")
         with changing(folder):
             view = self._view(name)
-            spec = next_spec(view, config)
-            check_exposure(DeploymentConfig.parse(spec.config, "config"))
-            model = self._model(spec, model_uri, flavor, folder)
+            spec = next_spec(view, _remembered(settings))
+            check_exposure(spec.settings)
+            model = self._resolved(folder, spec, model_uri, flavor or settings.flavor)
             spec = self._completed(folder, spec, model)
             if view.is_supervised and view.status is not None:
                 self._hand_over(folder, spec, view.status)
             else:
                 end_deployment(view)  # what a lost supervisor may have left
                 self._start(folder, spec)
-            _remove_other_models(folder, model.path)
+            _remove_what_is_unused(folder, spec)
         return self.get(name)
 
     def delete(self, name: str) -> None:
@@ -109,6 +122,10 @@ class LocalBackend:
         if view is not None:
             end_deployment(view)
             remove(self._home, view.folder)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a deployment, in whatever state."""
+        return View.of(self._home.folder(name)) is not None
 
     def get(self, name: str) -> dict[str, Any]:
         """What is known of a deployment.
@@ -138,18 +155,19 @@ class LocalBackend:
         """
         view = self._view(name)
         if (address := view.address()) is not None:
-            return address
+            return replace(address, target=self._target)
         state, reason = view.state()
         because = f" ({reason})" if reason else ""
+        command = f"`mlflow deployments update -t {shlex.quote(self._target)} --name {name}` starts it again."
         raise EngineUnavailableError(
-            f"Deployment {name!r} is {state}{because}. `mlflow deployments update -t local --name {name}` starts it "
-            "again."
+            f"Deployment {name!r} is {state}{because}. {'Wait for it.' if state == 'starting' else command}"
         )
 
     def address_if_running(self, name: str) -> Address | None:
         """The same; None where there is no such deployment or it is not running."""
         view = View.of(self._home.folder(name))
-        return None if view is None else view.address()
+        address = None if view is None else view.address()
+        return None if address is None else replace(address, target=self._target)
 
     def _view(self, name: str) -> View:
         view = View.of(self._home.folder(name))
@@ -161,25 +179,21 @@ class LocalBackend:
             )
         return view
 
-    def _claimed(self, name: str, config: Mapping[str, Any]) -> tuple[DeploymentFolder, Spec]:
+    def _first(self, name: str, settings: DeploymentConfig) -> tuple[DeploymentFolder, Spec]:
         refuse_without_posix()
         folder = self._home.folder(name)
-        check_exposure(DeploymentConfig.parse(config, "config"))
+        check_exposure(settings)
         self._home.make()
-        spec = first_spec(name, config)
-        claim(self._home, folder, spec)
-        return folder, spec
+        return folder, first_spec(name, _remembered(settings))
 
-    def _first(self, folder: DeploymentFolder, claimed: Spec, uri: str, flavor: str | None) -> Spec:
-        model = resolve_model(uri, flavor or claimed.settings.flavor, folder.model(claimed.generation))
-        return self._completed(folder, claimed, model)
-
-    def _model(self, spec: Spec, uri: str | None, flavor: str | None, folder: DeploymentFolder) -> ModelSource:
+    def _resolved(self, folder: DeploymentFolder, spec: Spec, uri: str | None, flavor: str | None) -> ModelSource:
+        """The model that is asked for, or the one that the deployment has, if it is still there."""
         if uri is not None:
             return resolve_model(uri, flavor, folder.model(spec.generation))
         if spec.model is None:
             raise InvalidInputError(f"Deployment {spec.name!r} has no model yet: give the model's URI.")
-        return spec.model
+        found = resolve_model(str(spec.model.path), flavor, folder.model(spec.generation))
+        return spec.model.model_copy(update={"flavor": found.flavor})
 
     def _completed(self, folder: DeploymentFolder, spec: Spec, model: ModelSource) -> Spec:
         """The spec as a supervisor needs it: with the model, and keys where they are asked for."""
@@ -190,7 +204,12 @@ class LocalBackend:
     def _start(self, folder: DeploymentFolder, spec: Spec) -> None:
         write_spec(folder, spec)
         launched = launch_supervisor(folder, spec.token, server_environ(self._environ))
-        wait_until_serving(folder, spec, launched)
+        try:
+            wait_until_serving(folder, spec, launched)
+        except BaseException:
+            end(launched, spec.settings.drain_timeout_s + _LAST_STEPS_S)
+            raise
+        leave(launched)
 
     def _hand_over(self, folder: DeploymentFolder, spec: Spec, status: Status) -> None:
         """To the supervisor that runs."""
@@ -204,6 +223,9 @@ class LocalBackend:
         except DeploymentError:
             shutil.rmtree(folder.model(spec.generation), ignore_errors=True)  # the old version's is kept
             raise
+        except KeyboardInterrupt:
+            _logger.warning("The update of deployment %r goes on without this command.", spec.name)
+            raise
 
     def _discard(self, folder: DeploymentFolder, spec: Spec) -> None:
         """What this command has made, unless somebody else has made it new."""
@@ -213,8 +235,17 @@ class LocalBackend:
             remove(self._home, folder, spec.created)
 
 
-def _remove_other_models(folder: DeploymentFolder, path: Path) -> None:
-    """Downloads that nothing is served from any more."""
+def _remembered(settings: DeploymentConfig) -> dict[str, Any]:
+    """What the next commands shall know: not the flavor, which is said of one model."""
+    return {name: value for name, value in settings.given().items() if name != "MLFLOW_DEPLOYMENT_FLAVOR"}
+
+
+def _remove_what_is_unused(folder: DeploymentFolder, served: Spec) -> None:
+    """Downloads that nothing is served from any more, and a key that nobody asks for."""
+    assert served.model is not None
+    path = served.model.path.resolve()
     for other in folder.path.glob("model-*"):
-        if other != path and other not in path.parents:
+        if other.resolve() not in (path, *path.parents):
             shutil.rmtree(other, ignore_errors=True)
+    if not served.settings.generate_api_key:
+        folder.api_key.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from filelock import FileLock, Timeout
 
@@ -38,8 +38,34 @@ def changing(folder: DeploymentFolder) -> Iterator[None]:
     """Be the one command that changes the deployment.
 
     Raises:
-        DeploymentError: Another one does.
+        DeploymentError: Another one does, or it was deleted meanwhile.
     """
+    if not folder.path.is_dir():  # which the lock would create
+        raise _deleted(folder.name)
+    with _command_lock(folder):
+        _check_there(folder)
+        yield
+
+
+@contextmanager
+def claimed(home: Home, folder: DeploymentFolder, spec: Spec) -> Iterator[None]:
+    """Take the name for a new deployment, and be the one command that changes it; what is left of a dead one goes.
+
+    Raises:
+        ResourceExistsError: It is taken by a deployment that lives, or that another command is creating.
+    """
+    with ExitStack() as stack:
+        with held(home):
+            _sweep(home)
+            _check_free(folder)
+            folder.path.mkdir(mode=0o700, exist_ok=True)
+            stack.enter_context(_command_lock(folder))
+            _begin(folder, spec)
+        yield
+
+
+@contextmanager
+def _command_lock(folder: DeploymentFolder) -> Iterator[None]:
     try:
         with FileLock(folder.command_lock, timeout=0):
             yield
@@ -49,25 +75,38 @@ def changing(folder: DeploymentFolder) -> Iterator[None]:
         ) from None
 
 
-def claim(home: Home, folder: DeploymentFolder, spec: Spec) -> None:
-    """Take the name for a new deployment; what is left of a dead one goes.
+def _check_free(folder: DeploymentFolder) -> None:
+    view = View.of(folder)
+    if view is not None and (view.is_claimed or view.is_being_changed):
+        state, _ = view.state()
+        raise ResourceExistsError(
+            f"Deployment {folder.name!r} exists already and is {state}. Update or delete it, or take another name."
+        )
 
-    Raises:
-        ResourceExistsError: It is taken by a deployment that lives, or that another command is creating.
-    """
-    with held(home):
-        _sweep(home)
-        view = View.of(folder)
-        if view is not None and view.is_claimed:
-            state, _ = view.state()
-            raise ResourceExistsError(
-                f"Deployment {folder.name!r} exists already and is {state}. Update or delete it, or take another name."
-            )
-        if view is not None:
-            end_deployment(view)
-            _empty(folder)
-        folder.path.mkdir(mode=0o700, exist_ok=True)
+
+def _begin(folder: DeploymentFolder, spec: Spec) -> None:
+    """Put the spec in the place of what a dead deployment has left."""
+    view = View.of(folder)
+    if view is not None:
+        end_deployment(view)
+        _empty(folder)
+    try:
         write_record(spec, folder.spec)
+    except BaseException:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+
+
+def _check_there(folder: DeploymentFolder) -> None:
+    """The lock has made the folder anew, if another command has deleted it just before."""
+    if folder.spec.exists() or folder.status.exists():
+        return
+    shutil.rmtree(folder.path, ignore_errors=True)
+    raise _deleted(folder.name)
+
+
+def _deleted(name: str) -> DeploymentError:
+    return DeploymentError(f"Deployment {name!r} was deleted meanwhile.")
 
 
 def write_spec(folder: DeploymentFolder, spec: Spec) -> None:
@@ -77,8 +116,8 @@ def write_spec(folder: DeploymentFolder, spec: Spec) -> None:
         DeploymentError: It was deleted meanwhile.
     """
     view = View.of(folder)
-    if view is None or (view.spec is not None and view.spec.created != spec.created):
-        raise DeploymentError(f"Deployment {spec.name!r} was deleted meanwhile.")
+    if view is None or not folder.spec.exists() or (view.spec is not None and view.spec.created != spec.created):
+        raise _deleted(spec.name)
     write_record(spec, folder.spec)
 
 

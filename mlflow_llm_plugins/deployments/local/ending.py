@@ -9,9 +9,8 @@ from contextlib import suppress
 
 import psutil
 
-from mlflow_llm_plugins.deployments.local.life_lock import is_held
+from mlflow_llm_plugins.deployments.local.life_lock import holder, is_held
 from mlflow_llm_plugins.deployments.local.process_identity import ProcessIdentity, family
-from mlflow_llm_plugins.deployments.local.records import Status
 from mlflow_llm_plugins.deployments.local.view import View
 from mlflow_llm_plugins.errors import DeploymentError
 
@@ -28,31 +27,32 @@ def end_deployment(view: View) -> None:
         DeploymentError: Its supervisor cannot be ended from here.
     """
     if view.is_supervised:
-        status = _status_of_living(view)
+        supervisor = _supervisor_of(view)
         drain_s = view.serving.settings.drain_timeout_s if view.serving is not None else 0.0
-        processes = _all_of(status.supervisor)
-        _end_supervisor(view, status.supervisor, drain_s + _MORE_S)
+        processes = _all_of(supervisor)
+        _end_supervisor(view, supervisor, drain_s + _MORE_S)
         _kill([process for process in processes if process.is_running()])
         view = View.of(view.folder) or view
     if view.status is not None:
         _kill([process for one in view.status.server if (process := one.process()) is not None])
 
 
-def _status_of_living(view: View) -> Status:
-    """Its own word on who it is, for which it may need a moment."""
+def _supervisor_of(view: View) -> ProcessIdentity:
+    """Who holds the lock; it may need a moment to say so."""
+    lock = view.folder.life_lock
 
-    def written() -> bool:
-        now = View.of(view.folder)
-        return now is None or not now.is_supervised or (now.status is not None and now.status.supervisor.is_alive)
+    def is_told() -> bool:
+        found = holder(lock)
+        return not is_held(lock) or (found is not None and found.is_alive)
 
-    _wait(written, _WRITES_ITS_NAME_S)
-    now = View.of(view.folder)
-    if now is None or now.status is None or (now.is_supervised and not now.status.supervisor.is_alive):
+    _wait(is_told, _WRITES_ITS_NAME_S)
+    found = holder(lock)
+    if found is None or (is_held(lock) and not found.is_alive):
         raise DeploymentError(
             f"Deployment {view.folder.name!r} is run by a process that cannot be seen from here, perhaps in another "
             "container. Delete it there."
         )
-    return now.status
+    return found
 
 
 def _end_supervisor(view: View, supervisor: ProcessIdentity, patience_s: float) -> None:

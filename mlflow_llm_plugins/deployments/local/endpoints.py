@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +11,12 @@ from typing import Any
 
 from mlflow_llm_plugins.deployments.local.claims import held
 from mlflow_llm_plugins.deployments.local.home import Home, checked_name
-from mlflow_llm_plugins.deployments.local.records import Record, read_record, write_record
+from mlflow_llm_plugins.deployments.local.records import Record, UnreadableRecordError, read_record, write_record
 from mlflow_llm_plugins.deployments.settings import EndpointConfig
 from mlflow_llm_plugins.errors import InvalidInputError, ResourceExistsError, ResourceNotFoundError
 from mlflow_llm_plugins.lookup import did_you_mean
+
+_logger = logging.getLogger(__name__)
 
 _WHOLE = 100.0
 
@@ -88,9 +91,17 @@ class Endpoints:
         return endpoint
 
     def list(self) -> Sequence[Endpoint]:
-        """All of them, by name."""
-        found = (read_record(Endpoint, path) for path in self._paths())
-        return [endpoint for endpoint in found if endpoint is not None]
+        """All of them that can be read, by name."""
+        found = []
+        for path in self._paths():
+            try:
+                endpoint = read_record(Endpoint, path)
+            except UnreadableRecordError as error:
+                _logger.warning("%s `mlflow deployments delete-endpoint` removes it.", error)
+                continue
+            if endpoint is not None:
+                found.append(endpoint)
+        return found
 
     def add(self, name: str, deployment: str) -> None:
         """Put a deployment under an endpoint: the first one gets all of the traffic, a later one none yet.

@@ -81,7 +81,7 @@ class Home:
     def default(cls, environ: Mapping[str, str]) -> Home:
         """`MLFLOW_LLM_HOME`, else the platform's directory for the state of a user's programs."""
         if given := environ.get(HOME):
-            return cls(Path(given).expanduser().absolute())
+            return cls(Path(os.path.abspath(Path(given).expanduser())))  # without "..", which MLflow takes out, too
         import platformdirs
 
         return cls(Path(platformdirs.user_state_dir("mlflow-llm-plugins", appauthor=False)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
 
 KEY, KEY_FILE = "MLFLOW_LLM_API_KEY", "MLFLOW_LLM_API_KEY_FILE"  # of the server of a quantized LLM
 _KEY_BYTES = 32
+_SETTINGS = "api_key_file=PATH or generate_api_key=true"
 
 
 def check_exposure(settings: DeploymentConfig) -> None:
@@ -45,15 +47,16 @@ def config_with_keys(config: Mapping[str, Any], model: ModelSource, environ: Map
                 "api_key_file and generate_api_key out."
             )
         return dict(config)
-    for where, names in (("environment", settings.environment), ("this shell", environ)):
-        if KEY in names and not (settings.has_key and where == "this shell"):
-            raise InvalidInputError(
-                f"{KEY} is set in {where}, but a deployment reads its keys from a file: set api_key_file=PATH or "
-                f"generate_api_key=true{'' if where == 'environment' else f', or unset {KEY}'}."
-            )
+    for name in (KEY, KEY_FILE):
+        if name in settings.environment:
+            raise InvalidInputError(f"environment: {name} has settings of its own: {_SETTINGS}.")
+    if KEY in environ and not settings.has_key:
+        raise InvalidInputError(
+            f"{KEY} is set in this shell, but a deployment reads its keys from a file: set {_SETTINGS}, or unset it."
+        )
     if settings.has_key or not environ.get(KEY_FILE):
         return dict(config)
-    return {**config, "api_key_file": environ[KEY_FILE]}
+    return {**config, "api_key_file": os.path.abspath(environ[KEY_FILE])}
 
 
 def provide_key(folder: DeploymentFolder, settings: DeploymentConfig) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
+from pathlib import Path
 
 from mlflow_llm_plugins.deployments.local.home import DeploymentFolder
 
@@ -35,11 +37,33 @@ def launch_supervisor(folder: DeploymentFolder, token: str, environ: Mapping[str
         os.close(descriptor)
 
 
+def leave(launched: subprocess.Popen[bytes]) -> None:
+    """Let it live on: without this, a process that stays would keep a zombie of it, or be warned of it."""
+    threading.Thread(target=launched.wait, name="llm-supervisor-reaper", daemon=True).start()
+
+
+def end(launched: subprocess.Popen[bytes], patience_s: float) -> None:
+    """End it; harmless when it has ended."""
+    launched.terminate()
+    try:
+        launched.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        launched.kill()
+        launched.wait()
+
+
 def server_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for supervisors, with this process's tracking store: theirs is another directory."""
+    """The environment for supervisors, whose directory is another one: with this process's stores, and its paths."""
     import mlflow
 
-    return {**environ, "MLFLOW_TRACKING_URI": _absolute(mlflow.get_tracking_uri())}
+    found = {
+        **environ,
+        "MLFLOW_TRACKING_URI": _absolute(mlflow.get_tracking_uri()),
+        "MLFLOW_REGISTRY_URI": _absolute(mlflow.get_registry_uri()),
+    }
+    if path := environ.get("PYTHONPATH"):
+        found["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
+    return found
 
 
 def _absolute(uri: str) -> str:
@@ -47,4 +71,6 @@ def _absolute(uri: str) -> str:
     prefix = "sqlite:///"
     if uri.startswith(prefix) and not uri.startswith(f"{prefix}/") and uri != f"{prefix}:memory:":
         return prefix + os.path.abspath(uri.removeprefix(prefix))
-    return uri if "://" in uri or uri.startswith(("file:", "databricks")) else os.path.abspath(uri)
+    if uri.startswith("file:") and not uri.startswith("file:/"):
+        return Path(os.path.abspath(uri.removeprefix("file:"))).as_uri()
+    return uri if ":" in uri or uri == "databricks" else os.path.abspath(uri)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow_llm_plugins.deployments.local.records import ModelSource
-from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.errors import InvalidInputError, MissingDependencyError
 from mlflow_llm_plugins.lookup import did_you_mean
 
 _PYFUNC = "python_function"
@@ -26,9 +28,14 @@ def resolve_model(uri: str, flavor: str | None, destination: Path) -> ModelSourc
 
     Raises:
         InvalidInputError: It is not there, cannot be served, or does not have the flavor.
+        MissingDependencyError: Its store needs a package that is not installed.
     """
-    resolved, path, model = _found(uri, destination)
-    _check(model, uri, flavor)
+    try:
+        resolved, path, model = _found(uri, destination)
+        _check(model, uri, flavor)
+    except BaseException:
+        shutil.rmtree(destination, ignore_errors=True)
+        raise
     own: dict[str, Any] = model.flavors.get(_OURS, {})
     is_ours = model.flavors.get(_PYFUNC, {}).get("loader_module") == _OUR_LOADER
     return ModelSource(
@@ -44,15 +51,19 @@ def resolve_model(uri: str, flavor: str | None, destination: Path) -> ModelSourc
 
 def _found(uri: str, destination: Path) -> tuple[str, Path, Any]:
     """What the URI means, where it is now, and MLflow's `Model`."""
-    from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
     try:
         resolved = _resolved(uri)
         path = _on_this_machine(resolved, destination)
-        return resolved, path, Model.load(str(path))
-    except (MlflowException, OSError) as error:  # which do not always name the model
-        raise InvalidInputError(f"The model {uri} cannot be read: {error}") from error
+        model = Model.load(str(path))
+        if not isinstance(model.flavors, Mapping):
+            raise ValueError("its MLmodel names no flavors")
+        return resolved, path, model
+    except ImportError as error:
+        raise MissingDependencyError(f"The model {uri} is in a store that needs a package: {error}") from error
+    except Exception as error:  # of MLflow, of a store's library, of a damaged MLmodel; few of them name the model
+        raise InvalidInputError(f"The model {uri} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _resolved(uri: str) -> str:

@@ -52,9 +52,8 @@ class Spec(Record):
     name: str
     generation: int
     token: str  # of the supervisor that shall serve it: one that finds another token here is not wanted any more
-    model: ModelSource | None  # None: being downloaded by the claimant
+    model: ModelSource | None  # None: being downloaded by the command that holds the command lock
     config: dict[str, Any]  # what the user has set, under the keys of `DeploymentConfig`
-    claimant: ProcessIdentity  # the command, until the supervisor holds its lock
     created: float  # seconds since 1970
     updated: float
 

@@ -7,14 +7,13 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow_llm_plugins.deployments.local.process_identity import ProcessIdentity
 from mlflow_llm_plugins.deployments.local.records import Spec
 from mlflow_llm_plugins.deployments.local.view import View
 from mlflow_llm_plugins.errors import DeploymentError
 
 
 def first_spec(name: str, config: Mapping[str, Any]) -> Spec:
-    """Of a new deployment, claimed by this process; its model is still to be found."""
+    """Of a new deployment; its model is still to be found."""
     now = time.time()
     return Spec(
         name=name,
@@ -22,7 +21,6 @@ def first_spec(name: str, config: Mapping[str, Any]) -> Spec:
         token=new_token(),
         model=None,
         config=dict(config),
-        claimant=ProcessIdentity.own(),
         created=now,
         updated=now,
     )
@@ -45,7 +43,6 @@ def next_spec(view: View, config: Mapping[str, Any]) -> Spec:
             "generation": max(base.generation, newest.generation) + 1,
             "token": newest.token if view.is_supervised else new_token(),
             "config": {**base.config, **config},
-            "claimant": ProcessIdentity.own(),
             "updated": time.time(),
         }
     )

@@ -37,6 +37,7 @@ class View:
     spec: Spec | None
     status: Status | None
     is_supervised: bool  # a supervisor lives
+    is_being_changed: bool  # by a command
     damage: str = ""  # of a record that cannot be read
 
     @classmethod
@@ -47,14 +48,13 @@ class View:
         is_supervised = is_held(folder.life_lock)  # before the records: what ends in between is seen as alive
         spec, damage_of_spec = _whole(Spec, folder.spec)
         status, damage_of_status = _whole(Status, folder.status)
-        return cls(folder, spec, status, is_supervised, damage_of_spec or damage_of_status)
+        is_being_changed = is_held(folder.command_lock)
+        return cls(folder, spec, status, is_supervised, is_being_changed, damage_of_spec or damage_of_status)
 
     @property
     def is_claimed(self) -> bool:
         """Whether a command is about to start its supervisor, or a supervisor lives."""
-        if self.is_supervised:
-            return True
-        return self.spec is not None and self._is_new and self.spec.claimant.is_alive
+        return self.is_supervised or (self._is_new and self.is_being_changed)
 
     @property
     def _is_new(self) -> bool:
@@ -73,7 +73,7 @@ class View:
                 return "starting", "its supervisor begins"
             return self.status.state, self.status.reason or (self.status.phase if self._is_starting else "")
         if self.is_claimed:
-            return "starting", "the command that creates it prepares the model"
+            return "starting", "a command prepares its model"
         if self.damage:
             return "lost", self.damage
         if self.status is None or self._is_new:

@@ -52,7 +52,7 @@ def recorded(home: Home, model: ModelSource, gone: ProcessIdentity) -> Callable[
     def write(name: str = "chat", spec: dict | None = None, status: dict | None = None) -> DeploymentFolder:
         folder = home.folder(name)
         folder.path.mkdir(parents=True)
-        asked = first_spec(name, {}).model_copy(update={"model": model, "claimant": gone, **(spec or {})})
+        asked = first_spec(name, {}).model_copy(update={"model": model, **(spec or {})})
         write_record(asked, folder.spec)
         if status is not None:
             found = Status(token=asked.token, supervisor=gone, serving=asked, port=5001)

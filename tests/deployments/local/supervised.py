@@ -21,7 +21,7 @@ from tests.e2e.serving import wait_for
 
 ROOT = Path(__file__).parents[3]
 WAIT_S = 20
-PATIENCE = {"health_every_s": 0.1, "probe_s": 0.3, "unhealthy_s": 60, "polite_s": 0.2}
+PATIENCE = {"status_every_s": 0.1, "health_every_s": 0.1, "probe_s": 0.3, "unhealthy_s": 60, "polite_s": 0.2}
 CONFIG = {"restart_backoff_s": 0.05, "drain_timeout_s": 1, "ready_timeout_s": WAIT_S}
 
 

@@ -3,26 +3,58 @@
 from __future__ import annotations
 
 import multiprocessing
-import time
+import os
 
 import pytest
 
-from mlflow_llm_plugins.deployments.local.claims import changing, claim, remove, write_spec
+from mlflow_llm_plugins.deployments.local.claims import changing, claimed, remove, write_spec
 from mlflow_llm_plugins.deployments.local.records import Spec, read_record
 from mlflow_llm_plugins.deployments.local.specs import first_spec
 from mlflow_llm_plugins.errors import DeploymentError, ResourceExistsError
 
 
+def claim(home, folder, spec):
+    with claimed(home, folder, spec):
+        pass
+
+
 def test_a_claimed_name_is_taken(home):
+    folder = home.folder("chat")
+    refused = pytest.raises(
+        ResourceExistsError,
+        match=r"'chat' exists already and is starting\. Update or delete it, or take another name\.",
+    )
+    with claimed(home, folder, first_spec("chat", {})), refused:
+        claim(home, folder, first_spec("chat", {}))
+
+
+def test_a_claim_ends_with_its_command(home):
     claim(home, home.folder("chat"), first_spec("chat", {}))
-    with pytest.raises(ResourceExistsError, match=r"'chat' exists already and is starting. Update or delete it"):
+    claim(home, home.folder("chat"), first_spec("chat", {"port": 5}))
+    assert read_record(Spec, home.folder("chat").spec).config == {"port": 5}
+
+
+def test_a_claim_that_cannot_be_written_leaves_nothing(home, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
         claim(home, home.folder("chat"), first_spec("chat", {}))
+    assert list(home.deployments.iterdir()) == []
 
 
 def test_a_supervised_deployment_keeps_its_name(home, recorded, holder):
     folder = recorded(status={"state": "ready"})
     holder(folder.life_lock)
     with pytest.raises(ResourceExistsError, match="exists already and is ready"):
+        claim(home, folder, first_spec("chat", {}))
+
+
+def test_a_deployment_that_is_being_changed_keeps_its_name(home, recorded, holder):
+    folder = recorded(status={"state": "stopped"})
+    holder(folder.command_lock)
+    with pytest.raises(ResourceExistsError, match="exists already and is stopped"):
         claim(home, folder, first_spec("chat", {}))
 
 
@@ -33,18 +65,18 @@ def test_a_dead_deployment_makes_room_and_leaves_nothing(home, recorded, state):
     folder.model(1).mkdir()
     claim(home, folder, first_spec("chat", {"port": 5005}))
     assert read_record(Spec, folder.spec).config == {"port": 5005}
-    assert [path.name for path in folder.path.iterdir()] == ["spec.json"]
+    assert sorted(path.name for path in folder.path.iterdir()) == ["command.lock", "spec.json"]
 
 
 def _try(home, barrier, results):
     barrier.wait(30)
     try:
-        claim(home, home.folder("chat"), first_spec("chat", {}))
-        results.put("won")
-        time.sleep(0)
+        with claimed(home, home.folder("chat"), first_spec("chat", {})):
+            results.put("won")
+            barrier.wait(30)  # until all have tried
     except ResourceExistsError:
         results.put("lost")
-    barrier.wait(30)  # alive until all have tried: a claim ends with its process
+        barrier.wait(30)
 
 
 def test_of_many_who_claim_a_name_at_once_one_wins(home):
@@ -59,11 +91,21 @@ def test_of_many_who_claim_a_name_at_once_one_wins(home):
     assert outcomes == ["lost", "lost", "lost", "won"]
 
 
-def test_a_second_command_does_not_change_what_another_one_is_changing(home):
-    claim(home, home.folder("chat"), first_spec("chat", {}))
+def test_a_second_command_does_not_change_what_another_one_is_changing(recorded):
+    folder = recorded()
     refused = pytest.raises(DeploymentError, match="Another command is changing deployment 'chat'")
-    with changing(home.folder("chat")), refused, changing(home.folder("chat")):
+    with changing(folder), refused, changing(folder):
         pass
+
+
+def test_a_change_does_not_bring_back_what_was_deleted(home):
+    folder = home.folder("chat")
+    with pytest.raises(DeploymentError, match="'chat' was deleted meanwhile"), changing(folder):
+        pass
+    folder.path.mkdir()  # as a lock makes it
+    with pytest.raises(DeploymentError, match="'chat' was deleted meanwhile"), changing(folder):
+        pass
+    assert not folder.path.exists()
 
 
 def test_a_removed_deployment_is_gone_with_its_folder(home, recorded):

@@ -83,5 +83,15 @@ def test_deleting_twice_is_no_error(endpoints):
     assert endpoints.list() == []
 
 
+def test_a_damaged_endpoint_is_in_nobodys_way(endpoints, home, caplog):
+    endpoints.create("e", {"traffic": "a=1"})
+    (home.endpoints / "bad.json").write_text("{")
+    assert [endpoint.name for endpoint in endpoints.list()] == ["e"]
+    assert "mlflow deployments delete-endpoint" in caplog.text
+    endpoints.forget("a")
+    endpoints.delete("bad")
+    assert [path.name for path in home.endpoints.iterdir()] == ["e.json"]
+
+
 def test_an_endpoint_without_deployments_has_nobody_to_ask():
     assert Endpoint(name="e", traffic={}, created=0, updated=0).draw({}) is None

@@ -61,11 +61,14 @@ def test_the_shells_file_of_keys_is_taken_over(model):
     assert config_with_keys(given, model, {"MLFLOW_LLM_API_KEY_FILE": "/k"}) == given
 
 
-@pytest.mark.parametrize(
-    ("config", "environ"),
-    [({}, {"MLFLOW_LLM_API_KEY": "sk-1"}), ({"environment": {"MLFLOW_LLM_API_KEY": "sk-1"}}, {})],
-)
-def test_a_key_in_the_environment_is_neither_dropped_nor_spread(model, config, environ):
+def test_a_key_in_the_shell_is_neither_dropped_nor_spread(model):
     with pytest.raises(InvalidInputError, match="reads its keys from a file") as refused:
-        config_with_keys(config, model, environ)
+        config_with_keys({}, model, {"MLFLOW_LLM_API_KEY": "sk-1"})
+    assert "sk-1" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_LLM_API_KEY", "MLFLOW_LLM_API_KEY_FILE"])
+def test_keys_do_not_come_by_the_environment_of_a_server(model, name):
+    with pytest.raises(InvalidInputError, match=f"{name} has settings of its own") as refused:
+        config_with_keys({"environment": {name: "sk-1"}, "generate_api_key": True}, model, {})
     assert "sk-1" not in str(refused.value)

@@ -48,9 +48,10 @@ def test_a_supervisor_that_has_not_written_yet_is_starting(recorded, holder):
     assert state_of(folder)[0] == "starting"
 
 
-def test_a_creation_that_is_under_way_is_starting(recorded):
-    folder = recorded(spec={"claimant": ProcessIdentity.own(), "model": None})
-    assert state_of(folder) == ("starting", "the command that creates it prepares the model")
+def test_a_creation_that_is_under_way_is_starting(recorded, holder):
+    folder = recorded(spec={"model": None})
+    holder(folder.command_lock)
+    assert state_of(folder) == ("starting", "a command prepares its model")
     assert View.of(folder).is_claimed
 
 

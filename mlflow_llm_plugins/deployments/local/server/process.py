@@ -24,6 +24,11 @@ from mlflow_llm_plugins.deployments.local.server.probe import status_of
 
 Health = Literal["well", "silent", "dead"]
 
+_NO_KEY = (
+    "the server asks for no API key, though one is set: mlflow-llm-plugins does not extend it. Remove "
+    "MLFLOW_LLM_EXTEND_STOCK from the environment, or install mlflow-llm-plugins in the model's environment (log the "
+    "model with bundle_plugin=True)"
+)
 _LAUNCHER = "mlflow_llm_plugins.deployments.local.server.launcher"
 _LOOK_EVERY_S = 0.2  # nothing tells when a server opens its port, nor when the child of a child ends
 _LAST_LOOK_S = 0.05
@@ -86,7 +91,8 @@ class Server:
             told: Called with what it does, again and again.
 
         Raises:
-            ServerFailedError: It ended, or the time is over. It is not stopped here.
+            ServerFailedError: It ended, the time is over, or it lets clients in without the API key that they are to
+                send. It is not stopped here.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout_s
@@ -95,11 +101,13 @@ class Server:
             if self._status is not None:
                 raise await self._failed()
             answer = await status_of(self.upstream.port, self._ready_path, min(_PROBE_S, remaining))
+            if answer == 404:
+                self._has_our_routes = False  # an environment without our hooks: MLflow's own routes are there
+            if self._settings.has_key and not self._has_our_routes:
+                raise ServerFailedError(_NO_KEY, self._log.tail(), is_explained=False)
             if answer == 200:
                 self._was_ready = True
                 return
-            if answer == 404:
-                self._has_our_routes = False  # an environment without our hooks: MLflow's own routes are there
             phase = self._phase(answer)
             told(phase)
             await self._exit_within(_LOOK_EVERY_S)

@@ -93,6 +93,6 @@ class Keeper:
         self._status.change(reason=reason, phase="", last_error=error)
         if self._crashes.is_too_long:
             allowed = f"max_restarts={self.spec.settings.max_restarts}"
-            raise DeploymentFailedError(f"crashed {self._crashes.length} times in a row ({allowed}): {reason}", error)
+            raise DeploymentFailedError(f"crashed with no restart left ({allowed}): {reason}", error)
         self._status.change(phase=f"waiting {self._crashes.backoff_s:g} s to start it again")
         await asyncio.sleep(self._crashes.backoff_s)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class Patience:
     """Seconds and counts."""
 
+    status_every_s: float = 1.0  # until the status file is looked at again
     health_every_s: float = 5.0
     probe_s: float = 5.0  # for an answer, which is late where much is to do
     misses: int = 3  # probes without an answer until the server is unhealthy

@@ -89,10 +89,12 @@ class Supervisor:
         starter = Starter(self._folder, status, self._command_of, self._environ, self._echo)
         life = Life(starter, status, self._patience, self._changed_spec)
         with self._signals(life):
-            status.change()  # commands know from here on whom to signal
+            status.change()
+            keeping = asyncio.create_task(status.keep(self._patience.status_every_s))
             adopt_orphans()
             error = await self._until_end(life, spec)
             await life.close()
+            keeping.cancel()
             return self._tell_end(status, error)
 
     async def _until_end(self, life: Life, spec: Spec) -> BaseException:

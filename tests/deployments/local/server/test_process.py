@@ -164,6 +164,32 @@ def test_a_server_without_our_routes_is_asked_for_mlflows_own(fake):
     run(test)
 
 
+@pytest.mark.parametrize("key", ["generate_api_key", "api_key_file"])
+def test_a_server_that_would_not_ask_for_the_key_has_failed(fake, key):
+    fake.tell("foreign")
+
+    async def test() -> None:
+        async with fake.started(**{key: True if key == "generate_api_key" else "/no/such/key"}) as server:
+            with pytest.raises(ServerFailedError) as caught:
+                await fake.wait_until_ready(server)
+        assert caught.value.reason == (
+            "the server asks for no API key, though one is set: mlflow-llm-plugins does not extend it. Remove "
+            "MLFLOW_LLM_EXTEND_STOCK from the environment, or install mlflow-llm-plugins in the model's environment "
+            "(log the model with bundle_plugin=True)"
+        )
+        assert "begins one" in str(caught.value)
+
+    run(test)
+
+
+def test_a_server_with_our_routes_serves_with_a_key(fake):
+    async def test() -> None:
+        async with fake.ready(generate_api_key=True) as server:
+            assert await server.health(WAIT_S) == "well"
+
+    run(test)
+
+
 def test_health_tells_the_dead_from_the_silent(fake):
     async def test() -> None:
         async with fake.ready() as server:

@@ -80,9 +80,17 @@ def test_too_many_crashes_in_a_row_are_the_end(chat):
     status = chat.status
     assert (status.state, status.restarts) == ("failed", 2)
     why = "exit status 1: ValueError: the model is broken"
-    assert status.reason == f"crashed 3 times in a row (max_restarts=2): {why}"
+    assert status.reason == f"crashed with no restart left (max_restarts=2): {why}"
     assert status.last_error.startswith(why)
     assert chat.processes() == []
+
+
+def test_without_restarts_the_first_crash_is_the_end(chat):
+    chat.begin(max_restarts=0)
+    chat.server().kill()
+    assert chat.exit_status() == 1
+    assert (chat.status.state, chat.status.restarts) == ("failed", 0)
+    assert chat.status.reason == "crashed with no restart left (max_restarts=0): killed by SIGKILL"
 
 
 def test_a_start_that_fails_is_tried_again_after_the_server_has_served(chat):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mlflow_llm_plugins.deployments.local.life_lock import is_held
+from mlflow_llm_plugins.deployments.local.life_lock import holder, is_held
 from mlflow_llm_plugins.deployments.local.process_identity import ProcessIdentity
 from tests.deployments.local.supervised import Supervised
 from tests.e2e.serving import free_port, wait_for
@@ -37,6 +38,7 @@ def test_a_deployment_serves_and_tells_what(chat):
     assert {one.pid for one in status.server} == {process.pid for process in chat.processes()}
     assert status.ready_since is not None
     assert is_held(chat.folder.life_lock)
+    assert holder(chat.folder.life_lock) == status.supervisor
 
 
 def test_a_stop_leaves_nothing_running_and_says_so(chat):
@@ -217,6 +219,14 @@ def test_a_supervisor_without_a_spec_ends_quietly(chat):
     assert not chat.folder.status.exists()
 
 
+def test_a_supervisor_of_a_deleted_deployment_ends_quietly_and_makes_no_folder(tmp_path):
+    module = "mlflow_llm_plugins.deployments.local.supervision.supervisor"
+    command = [sys.executable, "-m", module, str(tmp_path / "gone"), "t1"]
+    ended = subprocess.run(command, capture_output=True, timeout=WAIT_S)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+    assert not (tmp_path / "gone").exists()
+
+
 def test_a_supervisor_that_is_replaced_by_another_one_stops(chat):
     chat.begin()
     chat.spec = chat.spec.model_copy(update={"token": "t2"})
@@ -236,13 +246,45 @@ def test_a_damaged_spec_changes_nothing(chat):
 def test_a_status_that_cannot_be_written_ends_nothing_and_is_written_later(chat):
     chat.folder.status.mkdir()  # also root cannot replace a directory by a file
     chat.ask()
-    chat.start()
+    chat.start(health_every_s=600)
     wait_for(lambda: any(chat.name_of(process) == "one" for process in chat.processes()), WAIT_S)
     wait_for(lambda: "ready" in chat.folder.supervisor_log.read_text(), WAIT_S)
     chat.folder.status.rmdir()
     chat.wait_for_state("ready")
     assert chat.get() == "one"
     assert chat.folder.supervisor_log.read_text().count("cannot be written") == 1
+
+
+def deleted(path):
+    path.unlink()
+
+
+def damaged(path):
+    path.write_text('{"format": 1, ')
+
+
+def of_an_earlier_time(path):
+    path.write_text(path.read_text().replace('"ready"', '"starting"'))
+
+
+@pytest.mark.parametrize("harm", [deleted, damaged, of_an_earlier_time])
+def test_a_status_that_others_have_changed_is_written_again(chat, harm):
+    chat.ask()
+    chat.start(health_every_s=600)
+    before = chat.wait_for_state("ready")
+    content = chat.folder.status.read_bytes()
+    harm(chat.folder.status)
+    wait_for(lambda: chat.folder.status.exists() and chat.folder.status.read_bytes() == content, WAIT_S)
+    assert chat.status == before
+
+
+def test_a_status_is_written_again_while_nothing_happens_at_all(chat):
+    chat.begin(restart_backoff_s=60)
+    chat.server().kill()
+    wait_for(lambda: chat.status.phase, WAIT_S)
+    chat.folder.status.unlink()
+    wait_for(chat.folder.status.exists, WAIT_S)
+    assert chat.status.phase == "waiting 60 s to start it again"
 
 
 def test_an_orphan_of_the_server_is_found_and_ended(chat):
