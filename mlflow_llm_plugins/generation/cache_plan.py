@@ -13,7 +13,7 @@ from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.hardware import available_memory_bytes
 
 _USABLE = 0.85  # the scheduler keeps 15% of the pages free (transformers' fifo safety margin)
-_ROW_TOKENS = 4096  # tokens counted for each row of a batch; longer requests share, the rest is evicted and redone
+_ROW_TOKENS = 2048  # tokens counted for each row of a batch; longer requests share, the rest is evicted and redone
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _UNLIMITED_CONTEXT = 8192  # for a model whose config names no limit
 
