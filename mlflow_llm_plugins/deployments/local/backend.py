@@ -9,6 +9,7 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -22,15 +23,19 @@ from mlflow_llm_plugins.deployments.local.launch import end, launch_supervisor, 
 from mlflow_llm_plugins.deployments.local.model_source import resolve_model
 from mlflow_llm_plugins.deployments.local.platform import refuse_without_posix
 from mlflow_llm_plugins.deployments.local.records import ModelSource, Spec, Status
-from mlflow_llm_plugins.deployments.local.specs import first_spec, next_spec
+from mlflow_llm_plugins.deployments.local.specs import first_spec, new_token, next_spec
 from mlflow_llm_plugins.deployments.local.view import View
-from mlflow_llm_plugins.deployments.local.waiting import wait_until_serving
+from mlflow_llm_plugins.deployments.local.waiting import RefusedError, wait_until_serving
 from mlflow_llm_plugins.deployments.settings import DeploymentConfig
 from mlflow_llm_plugins.errors import DeploymentError, EngineUnavailableError, InvalidInputError, ResourceNotFoundError
 from mlflow_llm_plugins.lookup import did_you_mean
 
 _logger = logging.getLogger(__name__)
 _LAST_STEPS_S = 20.0  # of a supervisor, after its server has drained
+
+
+class StartFailedError(DeploymentError):
+    """A deployment that was not running, and could not be started as it was asked."""
 
 
 class LocalBackend:
@@ -60,7 +65,7 @@ class LocalBackend:
         folder, claimed_spec = self._first(name, settings)
         with claimed(self._home, folder, claimed_spec):
             try:
-                model = self._resolved(folder, claimed_spec, model_uri, flavor or settings.flavor)
+                model = self._resolved(folder.new_download(), claimed_spec, model_uri, flavor or settings.flavor)
                 self._start(folder, self._completed(folder, claimed_spec, model))
             except BaseException:  # Ctrl-C as well
                 self._discard(folder, claimed_spec)
@@ -78,7 +83,7 @@ class LocalBackend:
         settings = DeploymentConfig.parse(config, "config")
         folder, claimed_spec = self._first(name, settings)
         with claimed(self._home, folder, claimed_spec):
-            model = self._resolved(folder, claimed_spec, model_uri, flavor or settings.flavor)
+            model = self._resolved(folder.new_download(), claimed_spec, model_uri, flavor or settings.flavor)
             spec = self._completed(folder, claimed_spec, model)
             write_spec(folder, spec)
         return folder, spec
@@ -99,17 +104,15 @@ class LocalBackend:
         if flavor is not None and model_uri is None:
             raise InvalidInputError(f"flavor={flavor!r}: give the URI of the model that has this flavor, too.")
         with changing(folder):
-            view = self._view(name)
-            spec = next_spec(view, _remembered(settings))
+            spec = next_spec(self._view(name), _remembered(settings))
             check_exposure(spec.settings)
-            model = self._resolved(folder, spec, model_uri, flavor or settings.flavor)
-            spec = self._completed(folder, spec, model)
-            if view.is_supervised and view.status is not None:
-                self._hand_over(folder, spec, view.status)
-            else:
-                end_deployment(view)  # what a lost supervisor may have left
-                self._start(folder, spec)
-            _remove_what_is_unused(folder, spec)
+            download = folder.new_download()
+            try:
+                model = self._resolved(download, spec, model_uri, flavor or settings.flavor)
+                self._change(folder, self._completed(folder, spec, model))
+            except (InvalidInputError, RefusedError, StartFailedError):
+                shutil.rmtree(download, ignore_errors=True)  # nobody serves it, nor will
+                raise
         return self.get(name)
 
     def delete(self, name: str) -> None:
@@ -186,13 +189,13 @@ class LocalBackend:
         self._home.make()
         return folder, first_spec(name, _remembered(settings))
 
-    def _resolved(self, folder: DeploymentFolder, spec: Spec, uri: str | None, flavor: str | None) -> ModelSource:
+    def _resolved(self, download: Path, spec: Spec, uri: str | None, flavor: str | None) -> ModelSource:
         """The model that is asked for, or the one that the deployment has, if it is still there."""
         if uri is not None:
-            return resolve_model(uri, flavor, folder.model(spec.generation))
+            return resolve_model(uri, flavor, download)
         if spec.model is None:
             raise InvalidInputError(f"Deployment {spec.name!r} has no model yet: give the model's URI.")
-        found = resolve_model(str(spec.model.path), flavor, folder.model(spec.generation))
+        found = resolve_model(str(spec.model.path), flavor, download)
         return spec.model.model_copy(update={"flavor": found.flavor})
 
     def _completed(self, folder: DeploymentFolder, spec: Spec, model: ModelSource) -> Spec:
@@ -211,8 +214,24 @@ class LocalBackend:
             raise
         leave(launched)
 
+    def _change(self, folder: DeploymentFolder, spec: Spec) -> None:
+        """Have the spec served by the supervisor that runs now, or by a new one."""
+        view = self._view(spec.name)  # again, as a download may have taken long
+        if view.is_supervised and view.status is not None and view.status.supervisor.is_alive:
+            return self._hand_over(folder, spec.model_copy(update={"token": view.status.token}), view.status)
+        end_deployment(view)  # what a lost supervisor may have left
+        spec = spec.model_copy(update={"token": new_token()})
+        try:
+            self._start(folder, spec)
+        except DeploymentError as error:
+            if view.spec is not None:  # the next update goes on from what was asked before
+                before = {"token": spec.token, "generation": spec.generation}
+                write_spec(folder, view.spec.model_copy(update=before))
+            raise StartFailedError(str(error)) from error
+        _remove_what_is_unused(folder, spec)
+
     def _hand_over(self, folder: DeploymentFolder, spec: Spec, status: Status) -> None:
-        """To the supervisor that runs."""
+        """To the supervisor that runs, which removes the old model once its server has ended."""
         write_spec(folder, spec)
         process = status.supervisor.process()
         if process is not None:
@@ -220,19 +239,22 @@ class LocalBackend:
                 process.send_signal(signal.SIGHUP)
         try:
             wait_until_serving(folder, spec, None)
-        except DeploymentError:
-            shutil.rmtree(folder.model(spec.generation), ignore_errors=True)  # the old version's is kept
-            raise
         except KeyboardInterrupt:
             _logger.warning("The update of deployment %r goes on without this command.", spec.name)
             raise
+        if not spec.settings.generate_api_key:
+            folder.api_key.unlink(missing_ok=True)
 
     def _discard(self, folder: DeploymentFolder, spec: Spec) -> None:
         """What this command has made, unless somebody else has made it new."""
         view = View.of(folder)
-        if view is not None and view.spec is not None and view.spec.created == spec.created:
+        if view is None:
+            return
+        if view.spec is not None and view.spec.created == spec.created:
             end_deployment(view)
             remove(self._home, folder, spec.created)
+        elif not folder.spec.exists() and not view.is_supervised:  # deleted meanwhile, while a download went on
+            remove(self._home, folder)
 
 
 def _remembered(settings: DeploymentConfig) -> dict[str, Any]:
@@ -244,7 +266,7 @@ def _remove_what_is_unused(folder: DeploymentFolder, served: Spec) -> None:
     """Downloads that nothing is served from any more, and a key that nobody asks for."""
     assert served.model is not None
     path = served.model.path.resolve()
-    for other in folder.path.glob("model-*"):
+    for other in folder.downloads():
         if other.resolve() not in (path, *path.parents):
             shutil.rmtree(other, ignore_errors=True)
     if not served.settings.generate_api_key:

@@ -16,6 +16,7 @@ from mlflow_llm_plugins.deployments.local.view import View
 from mlflow_llm_plugins.errors import DeploymentError, ResourceExistsError
 
 _HOME_LOCK_S = 30.0
+_COMMAND_LOCK_S = 1.0  # for those who only look whether it is held, for an instant each
 _GONE = ".gone-"  # begins the names of folders that are being deleted
 
 
@@ -67,7 +68,7 @@ def claimed(home: Home, folder: DeploymentFolder, spec: Spec) -> Iterator[None]:
 @contextmanager
 def _command_lock(folder: DeploymentFolder) -> Iterator[None]:
     try:
-        with FileLock(folder.command_lock, timeout=0):
+        with FileLock(folder.command_lock, timeout=_COMMAND_LOCK_S):
             yield
     except Timeout:
         raise DeploymentError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 from mlflow_llm_plugins.deployments.settings import DeploymentConfig
 from mlflow_llm_plugins.errors import InvalidInputError
 
+_DOWNLOAD = "model-"  # begins the names of folders with downloaded models
 HOME = "MLFLOW_LLM_HOME"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -66,9 +69,19 @@ class DeploymentFolder:
         """Where the API keys are; None: nobody asks for one."""
         return self.api_key if settings.generate_api_key else settings.api_key_file
 
-    def model(self, generation: int) -> Path:
-        """A downloaded model."""
-        return self.path / f"model-{generation}"
+    def new_download(self) -> Path:
+        """Where a model can be downloaded to; nobody else has this place."""
+        return self.path / f"{_DOWNLOAD}{uuid.uuid4().hex[:12]}"
+
+    def downloads(self) -> Iterable[Path]:
+        """Those that are there."""
+        return self.path.glob(f"{_DOWNLOAD}*")
+
+    def remove_download(self, model: Path) -> None:
+        """Remove a model if it was downloaded into this folder; others are not touched."""
+        for download in self.downloads():
+            if download.resolve() in (model.resolve(), *model.resolve().parents):
+                shutil.rmtree(download, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,10 @@ class LifeLock:
         """Of the file, which is locked."""
         self._descriptor = descriptor
 
+    def is_at(self, path: Path) -> bool:
+        """Whether the path is still that of this lock."""
+        return _is_at(path, self._descriptor)
+
     def release(self) -> None:
         """Let others have it; once."""
         os.close(self._descriptor)
@@ -101,7 +105,7 @@ def _try(path: Path) -> LifeLock | None:
 def _is_at(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

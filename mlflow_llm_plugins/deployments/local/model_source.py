@@ -81,7 +81,7 @@ def _on_this_machine(uri: str, destination: Path) -> Path:
 
     if _is_in_a_directory(uri):
         return Path(_download_artifact_from_uri(uri)).absolute()
-    destination.mkdir(mode=0o700, parents=True, exist_ok=True)
+    destination.mkdir(mode=0o700)
     return Path(_download_artifact_from_uri(uri, output_path=str(destination))).absolute()
 
 

@@ -27,7 +27,7 @@ def first_spec(name: str, config: Mapping[str, Any]) -> Spec:
 
 
 def next_spec(view: View, config: Mapping[str, Any]) -> Spec:
-    """Of the next generation: what was asked last and did not fail, with `config` over it.
+    """Of the next generation: what was asked last and was not refused, with `config` over it; still without a token.
 
     Raises:
         DeploymentError: The records are too damaged to go on from.
@@ -41,7 +41,6 @@ def next_spec(view: View, config: Mapping[str, Any]) -> Spec:
     return base.model_copy(
         update={
             "generation": max(base.generation, newest.generation) + 1,
-            "token": newest.token if view.is_supervised else new_token(),
             "config": {**base.config, **config},
             "updated": time.time(),
         }
@@ -58,4 +57,5 @@ def _base(view: View) -> Spec | None:
     if status is None or status.serving is None:
         return spec
     was_refused = spec is not None and status.refused is not None and status.refused.generation == spec.generation
-    return status.serving if spec is None or was_refused or spec.model is None else spec
+    is_gone = spec is None or spec.model is None or not spec.model.path.exists()
+    return status.serving if was_refused or is_gone else spec

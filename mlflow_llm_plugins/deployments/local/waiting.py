@@ -19,6 +19,10 @@ _MORE_S = 60.0  # than the server may take: the supervisor says first that the t
 _LAST_BYTES = 4000
 
 
+class RefusedError(DeploymentError):
+    """The supervisor could not bring the new version up, and goes on with the old one."""
+
+
 def wait_until_serving(folder: DeploymentFolder, spec: Spec, launched: subprocess.Popen[bytes] | None) -> None:
     """Return when the spec is served.
 
@@ -28,10 +32,12 @@ def wait_until_serving(folder: DeploymentFolder, spec: Spec, launched: subproces
         launched: That supervisor, where this process started it.
 
     Raises:
+        RefusedError: The version before it is still served.
         DeploymentError: It is not served, with the reason and the end of the server's log.
     """
-    settings = spec.settings
-    deadline = time.monotonic() + settings.ready_timeout_s + settings.drain_timeout_s + _MORE_S
+    patience_s = spec.settings.ready_timeout_s + spec.settings.drain_timeout_s + _MORE_S
+    deadline = time.monotonic() + patience_s
+    before: Status | None = None
     with _display(spec.name) as show:
         while time.monotonic() < deadline:
             has_ended = launched is not None and launched.poll() is not None  # before its last words are read
@@ -45,6 +51,8 @@ def wait_until_serving(folder: DeploymentFolder, spec: Spec, launched: subproces
                 raise DeploymentError(
                     f"Deployment {spec.name!r}: its supervisor ended.\n{_last_words(folder)}".strip()
                 )
+            if status != before:  # it goes on with something, if only with what came before this spec
+                before, deadline = status, time.monotonic() + patience_s
             show(status.phase if status is not None else "")
             time.sleep(_LOOK_EVERY_S)  # nothing tells when another process writes a file
     raise DeploymentError(f"Deployment {spec.name!r} is not ready, and its supervisor does not say why.")
@@ -52,7 +60,7 @@ def wait_until_serving(folder: DeploymentFolder, spec: Spec, launched: subproces
 
 def _is_served(status: Status, spec: Spec) -> bool:
     if status.refused is not None and status.refused.generation == spec.generation:
-        raise DeploymentError(f"The new version of deployment {spec.name!r} is refused: {status.refused.error}")
+        raise RefusedError(f"The new version of deployment {spec.name!r} is refused: {status.refused.error}")
     if status.state in ("failed", "stopped"):
         said = "\n".join(filter(None, [status.reason, status.last_error]))
         raise DeploymentError(f"Deployment {spec.name!r} {status.state}: {said}")

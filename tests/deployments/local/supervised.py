@@ -14,7 +14,6 @@ import httpx
 import psutil
 
 from mlflow_llm_plugins.deployments.local.home import DeploymentFolder
-from mlflow_llm_plugins.deployments.local.process_identity import ProcessIdentity
 from mlflow_llm_plugins.deployments.local.records import ModelSource, Spec, Status, read_record, write_record
 from tests.deployments.local.fake_command import APP
 from tests.e2e.serving import wait_for
@@ -38,7 +37,6 @@ class Supervised:
             token="t1",
             model=model,
             config={},
-            claimant=ProcessIdentity.own(),
             created=0,
             updated=0,
         )

@@ -62,7 +62,7 @@ def test_a_deployment_that_is_being_changed_keeps_its_name(home, recorded, holde
 def test_a_dead_deployment_makes_room_and_leaves_nothing(home, recorded, state):
     folder = recorded(status={"state": state})
     folder.log.write_text("old")
-    folder.model(1).mkdir()
+    folder.new_download().mkdir()
     claim(home, folder, first_spec("chat", {"port": 5005}))
     assert read_record(Spec, folder.spec).config == {"port": 5005}
     assert sorted(path.name for path in folder.path.iterdir()) == ["command.lock", "spec.json"]

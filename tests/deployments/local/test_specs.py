@@ -18,14 +18,6 @@ def test_what_is_not_said_stays(recorded):
     assert spec.model == read_record(Spec, folder.spec).model
 
 
-def test_a_dead_deployment_gets_a_supervisor_of_its_own(recorded, holder):
-    folder = recorded(status={"state": "ready"})
-    token = read_record(Spec, folder.spec).token
-    assert next_spec(View.of(folder), {}).token != token
-    holder(folder.life_lock)
-    assert next_spec(View.of(folder), {}).token == token
-
-
 def test_an_update_goes_on_from_what_serves_where_the_last_one_was_refused(recorded):
     folder = recorded(spec={"config": {"workers": 1}}, status={"state": "ready"})
     served = read_record(Spec, folder.spec)
@@ -35,6 +27,15 @@ def test_an_update_goes_on_from_what_serves_where_the_last_one_was_refused(recor
     spec = next_spec(View.of(folder), {"port": 5002})
     assert spec.config == {"workers": 1, "port": 5002}
     assert spec.generation == 3
+
+
+def test_an_update_goes_on_from_what_serves_where_the_last_model_is_gone(recorded, model, tmp_path):
+    folder = recorded(status={"state": "ready"})
+    served = read_record(Spec, folder.spec)
+    gone = model.model_copy(update={"path": tmp_path / "gone"})
+    write_record(served.model_copy(update={"generation": 2, "model": gone}), folder.spec)
+    spec = next_spec(View.of(folder), {})
+    assert (spec.model, spec.generation) == (model, 3)
 
 
 def test_a_damaged_spec_is_made_new_from_what_served(recorded):

@@ -63,41 +63,50 @@ class ServerFamily:
     def workers(self) -> list[psutil.Process]:
         """Uvicorn's workers; none where it serves alone."""
         uvicorn = self.uvicorn()
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error, OSError):
             return [] if uvicorn is None else [child for child in uvicorn.children() if _has_argument(child, _WORKER)]
         return []
 
     def _orphans(self) -> list[psutil.Process]:
-        children = [child for child in psutil.Process().children() if child != self.root]
-        return [child for child in children if _of(child, self._has_mark)]
+        with suppress(psutil.Error, OSError):
+            children = [child for child in psutil.Process().children() if child != self.root]
+            return [child for child in children if _of(child, self._has_mark)]
+        return []
 
     def _has_mark(self, process: psutil.Process) -> bool:
         return process.environ().get(MARK) == self._mark
 
     def _reap(self, process: psutil.Process) -> None:
-        with suppress(psutil.NoSuchProcess, ChildProcessError):
+        with suppress(psutil.Error, OSError):
             if process != self.root and process.ppid() == os.getpid():
                 os.waitpid(process.pid, os.WNOHANG)
 
 
 def is_running(process: psutil.Process) -> bool:
-    """Whether it has not ended; a zombie has."""
-    return _of(process, lambda each: each.is_running() and each.status() != psutil.STATUS_ZOMBIE)
+    """Whether it has not ended; a zombie has. True where the system does not say, as without free descriptors."""
+    try:
+        return _of(process, lambda each: each.is_running() and each.status() != psutil.STATUS_ZOMBIE)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
 
 
 def send(number: signal.Signals, processes: Iterable[psutil.Process]) -> None:
     """Signal those that still run."""
     for process in processes:
-        with suppress(psutil.Error):
+        with suppress(psutil.Error, OSError):
             process.send_signal(number)
 
 
 def _has_argument(process: psutil.Process, argument: str) -> bool:
-    return _of(process, lambda each: argument in each.cmdline())
+    with suppress(OSError):
+        return _of(process, lambda each: argument in each.cmdline())
+    return False
 
 
 def _parent(process: psutil.Process) -> int | None:
-    with suppress(psutil.NoSuchProcess):
+    with suppress(psutil.Error, OSError):
         return process.ppid()
     return None
 

@@ -9,7 +9,7 @@ from mlflow_llm_plugins.deployments.local.records import Refusal, Spec
 from mlflow_llm_plugins.deployments.local.relay.door import AddressError, Door, Doors
 from mlflow_llm_plugins.deployments.local.server.end import ServerFailedError
 from mlflow_llm_plugins.deployments.local.server.process import Server
-from mlflow_llm_plugins.deployments.local.supervision.keeper import Keeper
+from mlflow_llm_plugins.deployments.local.supervision.keeper import DeploymentFailedError, Keeper
 from mlflow_llm_plugins.deployments.local.supervision.patience import Patience
 from mlflow_llm_plugins.deployments.local.supervision.starter import Starter
 from mlflow_llm_plugins.deployments.local.supervision.status_file import StatusFile
@@ -87,6 +87,7 @@ class Handover:
         await self._retire(old, server)
         if old.door is not new.door:
             await self._doors.close(old.door)
+        self._starter.forget_model(old.spec, new.spec)
 
     async def _retire(self, old: Keeper, successor: Server | None) -> None:
         """End the other servers: one, or two where the old one was just being started again."""
@@ -125,6 +126,13 @@ class Handover:
         try:
             await door.open()
         except AddressError:
-            await instead_of.open()
             await self._starter.stop(server, 0)
+            await _open_again(instead_of)
             raise
+
+
+async def _open_again(door: Door) -> None:
+    try:
+        await door.open()
+    except AddressError as error:
+        raise DeploymentFailedError(f"the update failed, and meanwhile {error}") from error

@@ -64,9 +64,11 @@ class Life:
         if self._handover.retirement is not None:
             self._handover.retirement.cancel()
             await asyncio.gather(self._handover.retirement, return_exceptions=True)
-        await self._doors.shut_all()
-        await self._starter.stop_all()
-        await self._doors.close_all()
+        try:
+            await self._doors.shut_all()
+            await self._starter.stop_all()
+        finally:
+            await self._doors.close_all()
 
     async def _open_door(self, spec: Spec) -> Door:
         """Before any load. A port that nobody asked for is kept for the deployment's life, if it can be."""
@@ -95,7 +97,7 @@ class Life:
     async def _next_event(self, keeper: Keeper) -> None:
         """Wait for a change, or for a task that fails."""
         changed = asyncio.create_task(self.changed.wait())
-        tasks = {task for task in (keeper.work, self._handover.retirement) if task is not None and not task.done()}
+        tasks = {task for task in (keeper.work, self._handover.retirement) if task is not None and not _is_well(task)}
         try:
             done, _ = await asyncio.wait({changed, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -113,3 +115,8 @@ class Life:
             return None
         self._generation = spec.generation
         return spec
+
+
+def _is_well(task: asyncio.Task[None]) -> bool:
+    """Whether it has ended as it should; what has failed must be looked at, however long ago that was."""
+    return task.done() and not task.cancelled() and task.exception() is None

@@ -66,13 +66,21 @@ class Starter:
         await server.stop(drain_s)
         self.running.discard(server)
 
+    def forget_model(self, old: Spec, new: Spec) -> None:
+        """Remove what was downloaded for a spec that nobody serves any more."""
+        if old.model is not None and new.model is not None and old.model.path != new.model.path:
+            self._folder.remove_download(old.model.path)
+
     async def stop_all(self) -> None:
         """End all, at once; each gets the drain of its own spec."""
         stops = [self.stop(server, server.spec.settings.drain_timeout_s) for server in self.running]
         await asyncio.gather(*stops)
 
     async def _start(self, spec: Spec, timeout_s: float) -> Server:
-        port = _free_port()
+        try:
+            port = _free_port()
+        except OSError as error:
+            raise ServerFailedError(f"no port is free: {error.strerror}", "") from error
         server = Server(spec, port, ServerLog(self._folder.log, echo=self._echo))
         self.running.add(server)
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mlflow_llm_plugins.deployments.local.home import DeploymentFolder
-from mlflow_llm_plugins.deployments.local.life_lock import acquire
+from mlflow_llm_plugins.deployments.local.life_lock import LifeLock, acquire
 from mlflow_llm_plugins.deployments.local.process_identity import ProcessIdentity
 from mlflow_llm_plugins.deployments.local.records import Spec, Status, UnreadableRecordError, read_record
 from mlflow_llm_plugins.deployments.local.server.command import CommandOf, serve_command
@@ -26,6 +26,7 @@ from mlflow_llm_plugins.deployments.local.supervision.status_file import StatusF
 from mlflow_llm_plugins.errors import LLMError
 
 _logger = logging.getLogger(__name__)
+_FOLDER_MISSED = 2  # looks in a row
 
 
 class Supervisor:
@@ -80,22 +81,37 @@ class Supervisor:
             return 0
         try:
             spec = self._wanted_spec()
-            return 0 if spec is None or spec.model is None else await self._supervise(spec)
+            return 0 if spec is None or spec.model is None else await self._supervise(spec, lock)
         finally:
             lock.release()
 
-    async def _supervise(self, spec: Spec) -> int:
+    async def _supervise(self, spec: Spec, lock: LifeLock) -> int:
         status = StatusFile(self._folder.status, self._first_status(), self._told)
         starter = Starter(self._folder, status, self._command_of, self._environ, self._echo)
         life = Life(starter, status, self._patience, self._changed_spec)
         with self._signals(life):
             status.change()
-            keeping = asyncio.create_task(status.keep(self._patience.status_every_s))
+            rounds = [
+                asyncio.create_task(status.keep(self._patience.status_every_s)),
+                asyncio.create_task(self._watch_folder(lock)),
+            ]
             adopt_orphans()
             error = await self._until_end(life, spec)
-            await life.close()
-            keeping.cancel()
+            try:
+                await life.close()
+            except Exception:
+                _logger.exception("Not all of it could be ended.")
+            for each in rounds:
+                each.cancel()
             return self._tell_end(status, error)
+
+    async def _watch_folder(self, lock: LifeLock) -> None:
+        """Stop when somebody has deleted the folder under a living deployment, which nobody could find any more."""
+        missed = 0
+        while missed < _FOLDER_MISSED:
+            await asyncio.sleep(self._patience.status_every_s)
+            missed = 0 if lock.is_at(self._folder.life_lock) else missed + 1
+        self._stop("its folder was deleted")
 
     async def _until_end(self, life: Life, spec: Spec) -> BaseException:
         """Why it ended."""

@@ -145,6 +145,41 @@ def test_an_old_server_that_crashes_meanwhile_is_started_again(chat):
     wait_for(lambda: len(chat.processes()) == 2, WAIT_S)
 
 
+def test_an_old_server_that_fails_for_good_meanwhile_is_told_when_the_update_is_refused(chat):
+    chat.begin(max_restarts=0)
+    chat.tell("loading", server="two")
+    chat.update("two")
+    wait_for(lambda: chat.status.phase == "loading the model", WAIT_S)
+    chat.server("one").kill()
+    wait_for(lambda: chat.status.state == "restarting", WAIT_S)
+    chat.tell("broken", server="two")
+    for process in chat.processes():  # of the new one, as the old one is gone
+        process.kill()
+    chat.untell("loading", server="two")
+    status = chat.wait_for_state("failed")
+    assert "no restart left" in status.reason
+    assert chat.exit_status() == 1
+
+
+def test_the_model_that_nobody_serves_any_more_is_removed_when_its_server_has_ended(chat, model):
+    download = chat.folder.new_download()
+    (download / "inner").mkdir(parents=True)
+    chat.spec = chat.spec.model_copy(update={"model": model.model_copy(update={"path": download / "inner"})})
+    chat.tell("held")
+    chat.begin(drain_timeout_s=WAIT_S)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(chat.get, "/slow")
+        wait_for((chat.control() / "asked").exists, WAIT_S)
+        chat.spec = chat.spec.model_copy(update={"model": model})
+        chat.update("two")
+        chat.wait_for_generation()
+        assert download.exists()
+        chat.untell("held")
+        assert answer.result(WAIT_S) == "one"
+    wait_for(lambda: not download.exists(), WAIT_S)
+    assert model.path.exists()
+
+
 def test_the_new_version_saves_a_deployment_whose_server_keeps_crashing(chat):
     chat.begin(restart_backoff_s=60)
     chat.server("one").kill()

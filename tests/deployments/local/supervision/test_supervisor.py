@@ -299,3 +299,13 @@ def test_an_orphan_of_the_server_is_found_and_ended(chat):
 def takes_connections(port):
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_deployment_whose_folder_is_deleted_ends(chat):
+    chat.begin()
+    server = chat.server()
+    elsewhere = chat.folder.path.rename(chat.folder.path.with_name("gone"))
+    assert chat.exit_status() == 0
+    assert not server.is_running()
+    assert not chat.folder.path.exists()
+    elsewhere.rename(chat.folder.path)
