@@ -70,6 +70,18 @@ def test_a_killed_supervisor_takes_its_server_along_and_update_recovers(client, 
     assert client.predict("a", ROW)["predictions"][0][0] == "one"
 
 
+def test_a_dead_deployment_that_cannot_be_started_as_asked_remembers_what_worked(client, deployed, trivial):
+    deployed("a", trivial("one"))
+    os.kill(client.get_deployment("a")["supervisor_pid"], signal.SIGKILL)
+    with pytest.raises(MlflowException, match="these weights are broken"):
+        client.update_deployment("a", str(trivial("broken")))
+    shown = client.get_deployment("a")
+    assert (shown["status"], shown["model_uri"]) == ("failed", str(trivial("one")))
+    assert "these weights are broken" in shown["last_error"]
+    client.update_deployment("a")
+    assert client.predict("a", ROW)["predictions"][0][0] == "one"
+
+
 def test_a_create_that_is_killed_goes_on_without_the_command(client, trivial, home):
     command = [sys.executable, "-m", "mlflow", "deployments", "create", "-t", "local", "--name", "a"]
     nowhere = subprocess.DEVNULL
