@@ -59,6 +59,7 @@ def test_a_new_state_directory_has_nothing(client):
 def test_deleting_what_is_not_there_is_no_error(client):
     client.delete_deployment("none")
     client.delete_endpoint("none")
+    assert (client.list_deployments(), client.list_endpoints()) == ([], [])
 
 
 def test_what_is_not_there_is_not_found(client, recorded):  # noqa: F811

@@ -23,7 +23,7 @@ from mlflow_llm_plugins.deployments.local.launch import end, launch_supervisor, 
 from mlflow_llm_plugins.deployments.local.model_source import resolve_model
 from mlflow_llm_plugins.deployments.local.platform import refuse_without_posix
 from mlflow_llm_plugins.deployments.local.records import ModelSource, Spec, Status
-from mlflow_llm_plugins.deployments.local.specs import first_spec, new_token, next_spec
+from mlflow_llm_plugins.deployments.local.specs import first_spec, last_good, new_token, next_spec
 from mlflow_llm_plugins.deployments.local.view import View
 from mlflow_llm_plugins.deployments.local.waiting import RefusedError, wait_until_serving
 from mlflow_llm_plugins.deployments.settings import DeploymentConfig
@@ -224,9 +224,8 @@ class LocalBackend:
         try:
             self._start(folder, spec)
         except DeploymentError as error:
-            if view.spec is not None:  # the next update goes on from what was asked before
-                before = {"token": spec.token, "generation": spec.generation}
-                write_spec(folder, view.spec.model_copy(update=before))
+            if (good := last_good(view)) is not None:  # which the next update goes on from
+                write_spec(folder, good.model_copy(update={"token": spec.token, "generation": spec.generation}))
             raise StartFailedError(str(error)) from error
         _remove_what_is_unused(folder, spec)
 

@@ -32,7 +32,7 @@ def next_spec(view: View, config: Mapping[str, Any]) -> Spec:
     Raises:
         DeploymentError: The records are too damaged to go on from.
     """
-    base = _base(view)
+    base = last_good(view)
     if base is None:
         raise DeploymentError(
             f"Deployment {view.folder.name!r} cannot be updated: {view.damage} Delete it and create it again."
@@ -52,7 +52,8 @@ def new_token() -> str:
     return uuid.uuid4().hex
 
 
-def _base(view: View) -> Spec | None:
+def last_good(view: View) -> Spec | None:
+    """What was asked last, unless it was refused or its model is gone: then what serves. None: nothing can be read."""
     spec, status = view.spec, view.status
     if status is None or status.serving is None:
         return spec

@@ -32,8 +32,9 @@ def server_pid(client, name: str) -> int:
     return client.predict(name, ROW)["predictions"][0][1]
 
 
-def test_a_killed_server_comes_back_and_pending_requests_fail_fast(client, deployed, trivial):
-    deployed("a", trivial("one"), restart_backoff_s=0.5)
+def test_a_killed_server_comes_back_and_pending_requests_fail_fast(client, deployed, trivial, tmp_path):
+    asked = tmp_path / "asked"
+    deployed("a", trivial("one"), restart_backoff_s=0.5, environment={"ASKED": str(asked)})
     first = server_pid(client, "a")
     failures: list[float] = []
 
@@ -45,7 +46,7 @@ def test_a_killed_server_comes_back_and_pending_requests_fail_fast(client, deplo
 
     thread = threading.Thread(target=ask)
     thread.start()
-    time.sleep(1)  # the request must be on its way; nothing outside of the model tells
+    wait_for(asked.exists)
     os.kill(first, signal.SIGKILL)
     thread.join(20)
     assert len(failures) == 1

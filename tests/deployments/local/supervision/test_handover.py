@@ -11,19 +11,11 @@ import httpx
 import psutil
 import pytest
 
-from tests.deployments.local.supervised import Supervised
 from tests.e2e.serving import free_port, wait_for
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes as Linux has them")
 
 WAIT_S = 20
-
-
-@pytest.fixture
-def chat(tmp_path, model):
-    deployment = Supervised(tmp_path, model)
-    yield deployment
-    deployment.close()
 
 
 def test_the_old_server_serves_until_the_new_one_is_ready(chat):

@@ -8,19 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.deployments.local.supervised import Supervised
 from tests.e2e.serving import wait_for
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes as Linux has them")
 
 WAIT_S = 20
-
-
-@pytest.fixture
-def chat(tmp_path, model):
-    deployment = Supervised(tmp_path, model)
-    yield deployment
-    deployment.close()
 
 
 def restarted(chat, times=1):

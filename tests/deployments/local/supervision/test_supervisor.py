@@ -13,19 +13,11 @@ import pytest
 
 from mlflow_llm_plugins.deployments.local.life_lock import holder, is_held
 from mlflow_llm_plugins.deployments.local.process_identity import ProcessIdentity
-from tests.deployments.local.supervised import Supervised
 from tests.e2e.serving import free_port, wait_for
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes as Linux has them")
 
 WAIT_S = 20
-
-
-@pytest.fixture
-def chat(tmp_path, model):
-    deployment = Supervised(tmp_path, model)
-    yield deployment
-    deployment.close()
 
 
 def test_a_deployment_serves_and_tells_what(chat):
