@@ -47,6 +47,7 @@ def test_each_form_of_the_target_gives_a_client(home, uri):
 def test_the_target_can_be_set_for_the_process_or_by_a_variable(home, monkeypatch):
     monkeypatch.setenv("MLFLOW_DEPLOYMENTS_TARGET", "local")
     assert type(get_deploy_client()).__name__ == "LLMDeploymentClient"
+    monkeypatch.setattr("mlflow.deployments.utils._deployments_target", None)  # MLflow has no way to unset it
     set_deployments_target("local://staging")
     assert get_deploy_client().target_uri == "local://staging"
 
