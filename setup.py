@@ -26,7 +26,7 @@ TEST = [
 setup(
     name="mlflow-llm-plugins",
     version=VERSION,
-    description="Quantized open language models inside stock MLflow: log, load, predict and serve them.",
+    description="Quantized open language models inside stock MLflow: log, load, predict, serve and deploy them.",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

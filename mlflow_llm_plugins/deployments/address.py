@@ -9,6 +9,18 @@ from pathlib import Path
 from mlflow_llm_plugins.errors import InvalidInputError
 
 
+def shell_command(verb: str, target: str, name: str | None = None) -> str:
+    """What does this to a deployment, or to all of a target, in a shell.
+
+    Args:
+        verb: Of `mlflow deployments`, for example `get`.
+        target: URI.
+        name: Of the deployment; None: the verb takes none.
+    """
+    command = f"mlflow deployments {verb} -t {shlex.quote(target)}"
+    return command if name is None else f"{command} --name {name}"
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """What a client must know of a deployment; it never holds a key, only the place of one."""
@@ -26,7 +38,7 @@ class Address:
         Args:
             verb: Of `mlflow deployments`, for example `get`.
         """
-        return f"mlflow deployments {verb} -t {shlex.quote(self.target)} --name {self.name}"
+        return shell_command(verb, self.target, self.name)
 
     def authorization(self) -> dict[str, str]:
         """The headers that let a request in; none where no key is asked for.

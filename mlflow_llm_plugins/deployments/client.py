@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
 
-from mlflow_llm_plugins.deployments.address import Address
+from mlflow_llm_plugins.deployments.address import Address, shell_command
 from mlflow_llm_plugins.deployments.answers import predictions_of
 from mlflow_llm_plugins.deployments.caller import Caller
 from mlflow_llm_plugins.deployments.cli_input import raw_input
@@ -259,7 +259,7 @@ class LLMDeploymentClient(BaseDeploymentClient):
         if address is None:
             raise EngineUnavailableError(
                 f"No deployment with traffic under endpoint {name!r} is running; it has: "
-                f"{', '.join(endpoint.traffic) or 'none'}. `mlflow deployments list -t {self.target_uri}` says why."
+                f"{', '.join(endpoint.traffic) or 'none'}. `{shell_command('list', self.target_uri)}` says why."
             )
         return address
 

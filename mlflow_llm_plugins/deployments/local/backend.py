@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import shutil
 import signal
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from mlflow_llm_plugins.deployments.address import Address
+from mlflow_llm_plugins.deployments.address import Address, shell_command
 from mlflow_llm_plugins.deployments.local.claims import changing, claimed, remove, write_spec
 from mlflow_llm_plugins.deployments.local.ending import end_deployment
 from mlflow_llm_plugins.deployments.local.home import DeploymentFolder, Home
@@ -161,9 +160,9 @@ class LocalBackend:
             return replace(address, target=self._target)
         state, reason = view.state()
         because = f" ({reason})" if reason else ""
-        command = f"`mlflow deployments update -t {shlex.quote(self._target)} --name {name}` starts it again."
+        again = f"`{shell_command('update', self._target, name)}` starts it again."
         raise EngineUnavailableError(
-            f"Deployment {name!r} is {state}{because}. {'Wait for it.' if state == 'starting' else command}"
+            f"Deployment {name!r} is {state}{because}. {'Wait for it.' if state == 'starting' else again}"
         )
 
     def address_if_running(self, name: str) -> Address | None:

@@ -42,7 +42,7 @@ def changing(folder: DeploymentFolder) -> Iterator[None]:
         DeploymentError: Another one does, or it was deleted meanwhile.
     """
     if not folder.path.is_dir():  # which the lock would create
-        raise _deleted(folder.name)
+        raise deleted(folder.name)
     with _command_lock(folder):
         _check_there(folder)
         yield
@@ -103,10 +103,11 @@ def _check_there(folder: DeploymentFolder) -> None:
     if folder.spec.exists() or folder.status.exists():
         return
     shutil.rmtree(folder.path, ignore_errors=True)
-    raise _deleted(folder.name)
+    raise deleted(folder.name)
 
 
-def _deleted(name: str) -> DeploymentError:
+def deleted(name: str) -> DeploymentError:
+    """For a command whose deployment another one has deleted."""
     return DeploymentError(f"Deployment {name!r} was deleted meanwhile.")
 
 
@@ -118,7 +119,7 @@ def write_spec(folder: DeploymentFolder, spec: Spec) -> None:
     """
     view = View.of(folder)
     if view is None or not folder.spec.exists() or (view.spec is not None and view.spec.created != spec.created):
-        raise _deleted(spec.name)
+        raise deleted(spec.name)
     write_record(spec, folder.spec)
 
 

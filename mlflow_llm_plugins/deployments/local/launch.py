@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from mlflow_llm_plugins.deployments.local.home import DeploymentFolder
 
 _SUPERVISOR = "mlflow_llm_plugins.deployments.local.supervision.supervisor"
+_KILLED_S = 10.0
 
 
 def launch_supervisor(folder: DeploymentFolder, token: str, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -49,7 +51,8 @@ def end(launched: subprocess.Popen[bytes], patience_s: float) -> None:
         launched.wait(patience_s)
     except subprocess.TimeoutExpired:
         launched.kill()
-        launched.wait()
+        with suppress(subprocess.TimeoutExpired):  # it hangs in the system, which will end it
+            launched.wait(_KILLED_S)
 
 
 def server_environ(environ: Mapping[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from mlflow_llm_plugins.deployments.local.claims import deleted
 from mlflow_llm_plugins.deployments.local.home import DeploymentFolder
 from mlflow_llm_plugins.deployments.local.records import Spec, Status
 from mlflow_llm_plugins.deployments.local.view import View
@@ -43,7 +44,7 @@ def wait_until_serving(folder: DeploymentFolder, spec: Spec, launched: subproces
             has_ended = launched is not None and launched.poll() is not None  # before its last words are read
             view = View.of(folder)
             if view is None or view.spec is None or view.spec.token != spec.token:
-                raise DeploymentError(f"Deployment {spec.name!r} was deleted meanwhile.")
+                raise deleted(spec.name)
             status = view.status if view.status is not None and view.status.token == spec.token else None
             if status is not None and _is_served(status, spec):
                 return

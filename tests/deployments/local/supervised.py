@@ -7,6 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +138,14 @@ class Supervised:
             response = client.get(self.url(path))
         assert response.status_code == 200, response.text
         return response.text
+
+    @contextmanager
+    def open_request(self) -> Iterator[Future[str]]:
+        """One that the first server has begun to answer, which it was told to hold, and ends within the block."""
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(self.get, "/slow")
+            wait_for((self.control() / "asked").exists, WAIT_S)
+            yield answer
 
     def processes(self) -> list[psutil.Process]:
         """All below the supervisor, also when it is gone."""

@@ -9,12 +9,11 @@ import sys
 from collections.abc import Callable, Mapping
 
 from mlflow_llm_plugins.deployments.local.home import DeploymentFolder
+from mlflow_llm_plugins.deployments.local.keys import KEY, KEY_FILE
 from mlflow_llm_plugins.deployments.local.records import Spec
 from mlflow_llm_plugins.deployments.settings import DeploymentConfig
 
 CommandOf = Callable[[Spec, int], list[str]]
-
-_KEY, _KEY_FILE = "MLFLOW_LLM_API_KEY", "MLFLOW_LLM_API_KEY_FILE"
 
 
 def serve_command(spec: Spec, port: int) -> list[str]:
@@ -55,7 +54,7 @@ def serve_environment(spec: Spec, folder: DeploymentFolder, base: Mapping[str, s
 
 def _without_keys(base: Mapping[str, str], settings: DeploymentConfig) -> dict[str, str]:
     """A deployment with keys of its own takes no others."""
-    return {name: value for name, value in base.items() if not (settings.has_key and name in (_KEY, _KEY_FILE))}
+    return {name: value for name, value in base.items() if not (settings.has_key and name in (KEY, KEY_FILE))}
 
 
 def _for_ours(settings: DeploymentConfig, folder: DeploymentFolder) -> dict[str, str]:
@@ -64,7 +63,7 @@ def _for_ours(settings: DeploymentConfig, folder: DeploymentFolder) -> dict[str,
         "MLFLOW_LLM_REQUEST_TIMEOUT_S": str(settings.request_timeout_s),
     }
     key_file = folder.key_file(settings)
-    return limits if key_file is None else {**limits, _KEY_FILE: str(key_file)}
+    return limits if key_file is None else {**limits, KEY_FILE: str(key_file)}
 
 
 def _for_others(settings: DeploymentConfig) -> dict[str, str]:

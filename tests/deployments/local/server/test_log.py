@@ -10,6 +10,7 @@ import subprocess
 import sys
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,8 +24,8 @@ def files(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(path.parent.glob(f"{path.name}*"), reverse=True)}
 
 
-def said(path: Path, *chunks: bytes) -> ServerLog:
-    log = ServerLog(path)
+def said(path: Path, *chunks: bytes, **options: Any) -> ServerLog:
+    log = ServerLog(path, **options)
     for chunk in chunks:
         log.write(chunk)
     log.close()
@@ -64,10 +65,7 @@ def test_rotated_files_hold_the_last_lines_whole_however_they_came(tmp_path_fact
 
 def test_files_stay_small_when_a_server_says_much(tmp_path):
     path = tmp_path / "server.log"
-    log = ServerLog(path, max_bytes=1000, files=3)
-    for number in range(2000):
-        log.write(b"%d\n" % number)
-    log.close()
+    said(path, *(b"%d\n" % number for number in range(2000)), max_bytes=1000, files=3)
     assert list(files(path)) == ["server.log.2", "server.log.1", "server.log"]
     assert all(len(content) <= 1010 for content in files(path).values())
     assert files(path)["server.log"].endswith(b"1998\n1999\n")
@@ -75,10 +73,7 @@ def test_files_stay_small_when_a_server_says_much(tmp_path):
 
 def test_line_without_an_end_does_not_fill_the_disk(tmp_path):
     path = tmp_path / "server.log"
-    log = ServerLog(path, max_bytes=1000, files=3)
-    for number in range(2000):
-        log.write(b"\r%4d %%" % number)
-    log.close()
+    said(path, *(b"\r%4d %%" % number for number in range(2000)), max_bytes=1000, files=3)
     assert sum(map(len, files(path).values())) <= 3 * 2000
 
 
@@ -118,10 +113,7 @@ def test_log_is_written_again_when_the_disk_has_room_again(tmp_path):
 
 def test_echo_gets_every_byte_also_those_after_a_rotation(tmp_path):
     echo = io.BytesIO()
-    log = ServerLog(tmp_path / "server.log", max_bytes=10, echo=echo)
-    for chunk in (b"one\ntwo\n", b"three\n\xff", b"\x1b[31mfour\n"):
-        log.write(chunk)
-    log.close()
+    said(tmp_path / "server.log", b"one\ntwo\n", b"three\n\xff", b"\x1b[31mfour\n", max_bytes=10, echo=echo)
     assert echo.getvalue() == b"one\ntwo\nthree\n\xff\x1b[31mfour\n"
 
 

@@ -41,20 +41,13 @@ def test_one_crash_more_than_allowed_is_too_many(allowed, crashes):
     assert row.is_too_long
 
 
-def test_a_server_that_ran_for_long_ends_the_row():
-    row = CrashRow(DeploymentConfig(), Patience(row_ends_after_s=0))
+@pytest.mark.parametrize(("row_ends_after_s", "length"), [(0, 1), (60, 3)])
+def test_only_a_server_that_ran_for_long_ends_the_row(row_ends_after_s, length):
+    row = CrashRow(DeploymentConfig(), Patience(row_ends_after_s=row_ends_after_s))
     for _ in range(3):
         row.note_ready()
         row.add()
-    assert row.length == 1
-
-
-def test_a_server_that_ran_for_a_moment_does_not():
-    row = CrashRow(DeploymentConfig(), Patience(row_ends_after_s=60))
-    for _ in range(3):
-        row.note_ready()
-        row.add()
-    assert row.length == 3
+    assert row.length == length
 
 
 def test_starts_that_fail_make_the_row_longer():

@@ -58,9 +58,7 @@ def test_no_request_is_lost_in_an_update(chat):
 def test_an_open_request_ends_on_the_old_server(chat):
     chat.tell("held")
     chat.begin(drain_timeout_s=WAIT_S)
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(chat.get, "/slow")
-        wait_for((chat.control() / "asked").exists, WAIT_S)
+    with chat.open_request() as answer:
         chat.update("two")
         chat.wait_for_generation()
         assert chat.get() == "two"
@@ -159,9 +157,7 @@ def test_the_model_that_nobody_serves_any_more_is_removed_when_its_server_has_en
     chat.spec = chat.spec.model_copy(update={"model": model.model_copy(update={"path": download / "inner"})})
     chat.tell("held")
     chat.begin(drain_timeout_s=WAIT_S)
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(chat.get, "/slow")
-        wait_for((chat.control() / "asked").exists, WAIT_S)
+    with chat.open_request() as answer:
         chat.spec = chat.spec.model_copy(update={"model": model})
         chat.update("two")
         chat.wait_for_generation()

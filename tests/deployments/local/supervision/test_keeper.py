@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -43,14 +42,12 @@ def test_a_server_whose_command_is_killed_is_started_again(chat):
 def test_new_connections_wait_for_the_next_server_while_open_ones_fail_at_once(chat):
     chat.tell("held")
     chat.begin(restart_backoff_s=0.5)
-    with ThreadPoolExecutor(2) as pool:
-        open_one = pool.submit(chat.get, "/slow")
-        wait_for((chat.control() / "asked").exists, WAIT_S)
+    with chat.open_request() as open_one:
         chat.server().kill()
         with pytest.raises(httpx.TransportError):
             open_one.result(2)
         wait_for(lambda: chat.status.state == "restarting", WAIT_S)
-        assert pool.submit(chat.get).result(WAIT_S) == "one"
+        assert chat.get() == "one"
     assert chat.status.restarts == 1
 
 

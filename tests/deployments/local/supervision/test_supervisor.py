@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -45,9 +44,7 @@ def test_a_stop_leaves_nothing_running_and_says_so(chat):
 def test_a_stop_lets_the_open_request_end(chat):
     chat.tell("held")
     chat.begin(drain_timeout_s=WAIT_S)
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(chat.get, "/slow")
-        wait_for((chat.control() / "asked").exists, WAIT_S)
+    with chat.open_request() as answer:
         chat.signal(signal.SIGTERM)
         wait_for(lambda: not takes_connections(chat.status.port), WAIT_S)
         chat.untell("held")
@@ -104,9 +101,7 @@ def test_it_can_be_stopped_in_the_middle_of_an_update(chat, strategy):
 def test_it_can_be_stopped_while_the_replaced_server_drains(chat):
     chat.tell("held")
     chat.begin(drain_timeout_s=1)
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(chat.get, "/slow")
-        wait_for((chat.control() / "asked").exists, WAIT_S)
+    with chat.open_request() as answer:
         chat.update()
         chat.wait_for_generation()
         chat.signal(signal.SIGTERM)
@@ -119,6 +114,7 @@ def test_it_can_be_stopped_while_the_replaced_server_drains(chat):
 def test_a_killed_supervisor_takes_the_server_with_it(chat):
     chat.begin()
     chat.signal(signal.SIGKILL)
+    assert chat.exit_status() == -signal.SIGKILL
     wait_for(lambda: chat.processes() == [], 5)
     assert chat.status.state == "ready"  # nobody is left to say otherwise
     assert not is_held(chat.folder.life_lock)
