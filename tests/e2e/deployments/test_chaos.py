@@ -32,6 +32,13 @@ def server_pid(client, name: str) -> int:
     return client.predict(name, ROW)["predictions"][0][1]
 
 
+def kill_supervisor(client, name: str) -> None:
+    """And wait for its end: its main thread may end, and with it the server, before the last one frees the lock."""
+    supervisor = psutil.Process(client.get_deployment(name)["supervisor_pid"])
+    supervisor.kill()
+    supervisor.wait(30)
+
+
 def test_a_killed_server_comes_back_and_pending_requests_fail_fast(client, deployed, trivial, tmp_path):
     asked = tmp_path / "asked"
     deployed("a", trivial("one"), restart_backoff_s=0.5, environment={"ASKED": str(asked)})
@@ -60,7 +67,7 @@ def test_a_killed_server_comes_back_and_pending_requests_fail_fast(client, deplo
 
 def test_a_killed_supervisor_takes_its_server_along_and_update_recovers(client, deployed, trivial, home):
     url = deployed("a", trivial("one"))["url"]
-    os.kill(client.get_deployment("a")["supervisor_pid"], signal.SIGKILL)
+    kill_supervisor(client, "a")
     wait_for(lambda: not processes_with(str(trivial("one"))), 30)
     shown = client.get_deployment("a")
     assert shown["status"] == "lost"
@@ -73,12 +80,27 @@ def test_a_killed_supervisor_takes_its_server_along_and_update_recovers(client, 
 
 def test_a_dead_deployment_that_cannot_be_started_as_asked_remembers_what_worked(client, deployed, trivial):
     deployed("a", trivial("one"))
-    os.kill(client.get_deployment("a")["supervisor_pid"], signal.SIGKILL)
+    kill_supervisor(client, "a")
     with pytest.raises(MlflowException, match="these weights are broken"):
         client.update_deployment("a", str(trivial("broken")))
     shown = client.get_deployment("a")
     assert (shown["status"], shown["model_uri"]) == ("failed", str(trivial("one")))
     assert "these weights are broken" in shown["last_error"]
+    client.update_deployment("a")
+    assert client.predict("a", ROW)["predictions"][0][0] == "one"
+
+
+def test_a_dead_deployment_forgets_what_was_refused_before_it_died(client, deployed, trivial):
+    deployed("a", trivial("one"))
+    with pytest.raises(MlflowException, match=r"is refused.*these weights are broken"):
+        client.update_deployment("a", str(trivial("broken")), config={"labels": {"version": "broken"}})
+    kill_supervisor(client, "a")
+    with pytest.raises(MlflowException, match="cannot be read"):
+        client.update_deployment("a", "runs:/none/model")
+    with pytest.raises(MlflowException, match="not ready after 1 s"):
+        client.update_deployment("a", str(trivial("slow")), config={"ready_timeout_s": 1})
+    shown = client.get_deployment("a")
+    assert (shown["model_uri"], shown["labels"]) == (str(trivial("one")), {})
     client.update_deployment("a")
     assert client.predict("a", ROW)["predictions"][0][0] == "one"
 
@@ -139,7 +161,7 @@ def test_a_taken_port_is_an_error_before_the_model_is_loaded(client, trivial):
 
 def test_a_pid_that_another_program_got_is_never_killed(client, deployed, trivial, home):
     deployed("a", trivial("one"))
-    os.kill(client.get_deployment("a")["supervisor_pid"], signal.SIGKILL)
+    kill_supervisor(client, "a")
     wait_for(lambda: not processes_with(str(trivial("one"))), 30)
     bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     folder = Home(home).folder("a")
