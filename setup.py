@@ -18,6 +18,10 @@ TORCH = [
     "peft>=0.18",
     "llguidance>=1.3",
 ]
+EVALUATION = [
+    *["textstat>=0.7.13", "evaluate>=0.4.5", "rouge-score>=0.1.2", "sacrebleu>=2.5", "rapidfuzz>=3.9"],
+    *["regex", "jsonschema>=4.18", "scipy>=1.11", "matplotlib>=3.8"],
+]
 TEST = [
     *["pytest>=8", "pytest-timeout", "hypothesis", "httpx", "jsonschema", "openai", "rich"],
     "schemathesis>=4.32; python_version >= '3.11'",
@@ -26,13 +30,13 @@ TEST = [
 setup(
     name="mlflow-llm-plugins",
     version=VERSION,
-    description="Quantized open language models inside stock MLflow: log, load, predict, serve and deploy them.",
+    description="Quantized open language models inside stock MLflow: log, serve, deploy and evaluate them.",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     packages=find_packages(include=["mlflow_llm_plugins*"]),
-    package_data={"mlflow_llm_plugins": ["py.typed"]},
+    package_data={"mlflow_llm_plugins": ["py.typed"], "mlflow_llm_plugins.metrics.readability": ["data/*"]},
     python_requires=">=3.10",
     install_requires=[
         *["mlflow>=3.11.1,<4", "pydantic>=2", "psutil>=5.9.8", "packaging", "prometheus-client>=0.20"],
@@ -40,13 +44,16 @@ setup(
     ],
     extras_require={
         "torch": TORCH,
-        "all": [*TORCH, "rich", "nvidia-ml-py", "httpx"],
+        "evaluation": EVALUATION,
+        "all": [*TORCH, *EVALUATION, "rich", "nvidia-ml-py", "httpx"],
         "test": TEST,
         "dev": [*TEST, "ruff", "mypy", "types-psutil", "types-tqdm"],
     },
     entry_points={
         # `mlflow deployments ... -t local`: servers on this machine that outlive the command.
         "mlflow.deployments": ["local=mlflow_llm_plugins.deployments.plugin"],
+        # `mlflow.models.evaluate(..., evaluators="llm")`: metrics of language models, and judges, without a network.
+        "mlflow.model_evaluator": ["llm=mlflow_llm_plugins.evaluation.evaluator:LLMEvaluator"],
         # Tags on every run: hardware, library versions, where it ran.
         "mlflow.run_context_provider": [
             "llm=mlflow_llm_plugins.run_context:LLMRunContextProvider",

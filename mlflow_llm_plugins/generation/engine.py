@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mlflow_llm_plugins.generation.requests import GenerationOutput, GenerationRequest, TokenEvent
 
 Text = str | Sequence[int]  # a string, tokenised by the engine, or token ids as they are
@@ -120,6 +123,25 @@ class GenerationEngine(Protocol):
 
         Returns:
             For a text of n tokens n - 1 natural logarithms, float32: entry i belongs to token i + 1.
+        """
+
+    def logits(self, token_ids: Sequence[int], first: int = 1) -> Iterator[NDArray[np.float32]]:
+        """Raw logits of one text, under a plain forward pass, as the model gives them: before any softmax.
+
+        The engine is free for others between two slices, and goes on with its own computation when asked for the next.
+
+        Args:
+            token_ids: The text.
+            first: Index of the first token whose prediction is wanted, from 1: those before it are context only.
+
+        Returns:
+            Slices in order, [256 or fewer, vocabulary]; row i over all of them belongs to token `first + i`, the last
+            one to the last token. A slice is only sure to be valid until the next one is asked for.
+
+        Raises:
+            InvalidInputError: No token ids of this vocabulary, or `first` is none of their indices; raised at once.
+            PromptTooLongError: More tokens than the context.
+            EngineUnavailableError: The engine is closed; raised by the iterator.
         """
 
     def choose(

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mlflow_llm_plugins.errors import EngineUnavailableError, GenerationError, InvalidInputError, PromptTooLongError
 from mlflow_llm_plugins.generation.admission import DEFAULT_TIMEOUT_S, Admission
 from mlflow_llm_plugins.generation.architecture import (
@@ -106,6 +109,13 @@ class TransformersEngine:
             raise InvalidInputError(f"top_logprobs must be from 0 to {_MOST_ALTERNATIVES}, got {top_logprobs!r}.")
         with _own_workers_released():
             return self._scorer.score([self._checked(self._encoder.encode(text)) for text in texts], top_logprobs)
+
+    def logits(self, token_ids: Sequence[int], first: int = 1) -> Iterator[NDArray[np.float32]]:
+        """Raw logits of one text, some places at a time; see `GenerationEngine.logits`."""
+        ids = self._checked(list(token_ids))
+        if not 1 <= first <= len(ids):
+            raise InvalidInputError(f"first must be from 1 to the number of tokens, here {len(ids)}, got {first!r}.")
+        return _each_with_workers_released(self._scorer.logits(ids, first))
 
     def choose(
         self, prompts: Sequence[Text], choices: Sequence[Text] | Sequence[Sequence[Text]]
@@ -244,6 +254,17 @@ def _own_workers_released() -> Iterator[None]:
         yield
     finally:
         release_workers()
+
+
+def _each_with_workers_released(slices: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """The same slices; each is computed when it is asked for."""
+    while True:
+        with _own_workers_released():
+            part = next(slices, None)
+        if part is None:
+            return
+        yield part
+        del part  # or two would exist while the next one is computed
 
 
 def _open_padded(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
 
 from mlflow_llm_plugins.errors import EngineUnavailableError, LLMError, QueueFullError
 from mlflow_llm_plugins.generation import GenerationEngine, GenerationOutput, GenerationRequest, GenerationStream
@@ -32,15 +33,46 @@ def generate_all(
     """
     scope = current_scope()
     requests = scope.admit(requests)
+    total = len(requests)
     for i, request in enumerate(requests):
-        with numbered(unit, i, len(requests)):
+        with numbered(unit, i, total):
             engine.check(request)  # all of them before the first is submitted
-    with _Window(engine, scope.window(max_in_flight), len(requests), unit) as window:
-        for request in requests:
-            window.submit(request)
-        outputs = window.collect_all()
-    scope.finished(outputs)
-    return outputs
+    size = scope.window(max_in_flight)
+    with _progress_bar(total, unit) as bar, _Window(engine, size, lambda i: numbered(unit, i, total), bar) as window:
+        outputs = window.run(enumerate(requests))
+    scope.finished([outputs[i] for i in range(total)])
+    return [outputs[i] for i in range(total)]
+
+
+def generate_each(
+    engine: GenerationEngine,
+    requests: Sequence[GenerationRequest | LLMError],
+    max_in_flight: int,
+    unit: str,
+    *,
+    progress: bool = True,
+) -> list[GenerationOutput | LLMError]:
+    """Run all requests together as `generate_all` does; one that fails becomes its error and leaves the others alone.
+
+    Args:
+        engine: As in `generate_all`. Where it dies, or others fill its queue, what is left fails at once.
+        requests: An error stands for one that could not be made, and is returned in its place.
+        max_in_flight: As in `generate_all`; with 1 each has the engine to itself.
+        unit: As in `generate_all`.
+        progress: Whether a terminal may show a bar.
+    """
+    scope = current_scope()
+    made = {i: request for i, request in enumerate(requests) if not isinstance(request, LLMError)}
+    failed = {i: error for i, error in enumerate(requests) if isinstance(error, LLMError)}
+    admitted = dict(zip(made, scope.admit(list(made.values())), strict=True))
+    size = scope.window(max_in_flight)
+    with (
+        _progress_bar(len(made), unit, progress) as bar,
+        _Window(engine, size, lambda i: _kept(failed, i, bar), bar) as window,
+    ):
+        outputs = window.run(admitted.items())
+    scope.finished(list(outputs.values()))
+    return [outputs[i] if i in outputs else failed[i] for i in range(len(requests))]
 
 
 @contextmanager
@@ -56,59 +88,84 @@ def numbered(unit: str, index: int, total: int) -> Iterator[None]:
         raise type(error)(f"{unit} {index} (counting from 0): {error}") from error
 
 
+@contextmanager
+def _kept(failed: dict[int, LLMError], index: int, bar: Any) -> Iterator[None]:
+    """Let no error of ours leave the block, but keep it under its number."""
+    try:
+        yield
+    except LLMError as error:
+        failed[index] = error
+        bar.update()
+
+
+def _progress_bar(total: int, unit: str, wanted: bool = True) -> Any:
+    from tqdm import tqdm  # comes with transformers, which every engine that can be slow needs
+
+    disable = None if wanted and total > _SHORT else True  # None: shown on a terminal only
+    return tqdm(total=total, unit=unit, desc="Generating", disable=disable)
+
+
 class _Window:
     """The requests of one call that are in the engine now."""
 
-    def __init__(self, engine: GenerationEngine, size: int, total: int, unit: str) -> None:
-        from tqdm import tqdm  # comes with transformers, which every engine that can be slow needs
+    def __init__(
+        self, engine: GenerationEngine, size: int, guard: Callable[[int], AbstractContextManager[None]], bar: Any
+    ) -> None:
+        """Nothing is open.
 
+        Args:
+            engine: Runs them.
+            size: So many are open at the same time.
+            guard: Stands around each step of the request with the number; what it lets through ends the call.
+            bar: Told of each answer.
+        """
         self._engine = engine
         self._size = size
-        self._total = total
-        self._unit = unit
-        self._open: deque[GenerationStream] = deque()
-        self._outputs: list[GenerationOutput] = []
-        disable = True if total <= _SHORT else None  # None: shown on a terminal only
-        self._progress = tqdm(total=total, unit=unit, desc="Generating", disable=disable)
+        self._guard = guard
+        self._bar = bar
+        self._open: deque[tuple[int, GenerationStream]] = deque()
+        self._outputs: dict[int, GenerationOutput] = {}
 
     def __enter__(self) -> _Window:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Leave nothing of ours in the engine."""
-        self._progress.close()
-        for stream in self._open:
+        for _i, stream in self._open:
             stream.cancel()
-        for stream in self._open:
+        for _i, stream in self._open:
             with suppress(LLMError):
                 stream.result()
 
-    def submit(self, request: GenerationRequest) -> None:
-        """Hand the request to the engine, after waiting for room."""
-        while len(self._open) >= self._size:
-            self._collect_oldest()
-        while (stream := self._try_submit(request)) is None:
-            self._collect_oldest()
-        self._open.append(stream)
-
-    def collect_all(self) -> list[GenerationOutput]:
-        """Wait for what is open and return all outputs in the order of submission."""
+    def run(self, requests: Iterable[tuple[int, GenerationRequest]]) -> dict[int, GenerationOutput]:
+        """Wait for all requests and return the outputs by number, without those whose failure the guard kept."""
+        for index, request in requests:
+            self._submit(index, request)
         while self._open:
             self._collect_oldest()
         return self._outputs
 
-    def _try_submit(self, request: GenerationRequest) -> GenerationStream | None:
-        """None where the queue is full and one of ours will leave it."""
-        with numbered(self._unit, len(self._outputs) + len(self._open), self._total):
+    def _submit(self, index: int, request: GenerationRequest) -> None:
+        """Hand the request to the engine, after waiting for room."""
+        while len(self._open) >= self._size:
+            self._collect_oldest()
+        while self._is_kept_out(index, request):
+            self._collect_oldest()
+
+    def _is_kept_out(self, index: int, request: GenerationRequest) -> bool:
+        """Try to submit; True where the queue is full and one of ours will leave it."""
+        with self._guard(index):
             try:
-                return in_current_scope(self._engine.submit(request))
+                self._open.append((index, in_current_scope(self._engine.submit(request))))
             except QueueFullError:
                 if not self._open:
                     raise
-                return None
+                return True
+        return False
 
     def _collect_oldest(self) -> None:
-        with numbered(self._unit, len(self._outputs), self._total):
-            self._outputs.append(self._open[0].result())
+        index, stream = self._open[0]
+        with self._guard(index):
+            self._outputs[index] = stream.result()
+            self._bar.update()
         self._open.popleft()
-        self._progress.update()

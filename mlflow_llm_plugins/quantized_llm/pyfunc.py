@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlflow_llm_plugins import openai_api
-from mlflow_llm_plugins.errors import InvalidInputError, QueueFullError, UnsupportedFeatureError, mlflow_errors
+from mlflow_llm_plugins.errors import (
+    InvalidInputError,
+    LLMError,
+    QueueFullError,
+    UnsupportedFeatureError,
+    mlflow_errors,
+)
 from mlflow_llm_plugins.generation import (
     GenerationEngine,
     GenerationOutput,
     GenerationRequest,
     GenerationStream,
 )
-from mlflow_llm_plugins.quantized_llm.batch import generate_all
+from mlflow_llm_plugins.quantized_llm.batch import generate_all, generate_each
 from mlflow_llm_plugins.quantized_llm.completions import Completions, Work
-from mlflow_llm_plugins.quantized_llm.inputs import Rows, Single, read_input
+from mlflow_llm_plugins.quantized_llm.inputs import Row, Rows, Single, read_input
 from mlflow_llm_plugins.quantized_llm.record import Task
 from mlflow_llm_plugins.quantized_llm.signature import given
+
+_SHORTEST_PROMPT = [0]  # token ids
 
 
 class QuantizedLLMPyfunc:
@@ -97,6 +105,37 @@ class QuantizedLLMPyfunc:
                 return [output.text for output in self._generate(work, "row")]
             return self._answer(self._request(payload, params))
 
+    def predict_each(
+        self,
+        rows: Sequence[Row],
+        params: dict[str, Any] | None = None,
+        *,
+        max_in_flight: int | None = None,
+        progress: bool = True,
+    ) -> list[GenerationOutput | LLMError]:
+        """Answer rows of which each stands for itself; for callers inside this process.
+
+        Args:
+            rows: Strings or conversations. Anything else fails as a row.
+            params: As in `predict`, for all rows.
+            max_in_flight: Rows that the engine has at the same time; None takes the model's own. With 1 each has the
+                engine to itself, which is how latency is measured.
+            progress: Whether many rows may show a progress bar on a terminal.
+
+        Returns:
+            For each row its output, or the error that `predict` would have raised for it alone.
+
+        Raises:
+            InvalidInputError: `params` or `max_in_flight` are wrong for any row; nothing was generated.
+        """
+        in_flight = self.max_in_flight if max_in_flight is None else max_in_flight
+        if in_flight < 1:
+            raise InvalidInputError(f"max_in_flight must be at least 1, got {max_in_flight!r}.")
+        asked = given(params)
+        self._check_parameters(asked)
+        requests = [self._row_request(row, asked) for row in rows]
+        return generate_each(self._engine, requests, in_flight, "row", progress=progress)
+
     def predict_stream(self, data: Any, params: dict[str, Any] | None = None) -> Iterator[openai_api.Chunk]:
         """Answer one request or one row in chunks of OpenAI's API.
 
@@ -113,6 +152,18 @@ class QuantizedLLMPyfunc:
             if len(payload.rows) > 1:
                 raise InvalidInputError(f"predict_stream answers one row at a time, got {len(payload.rows)}.")
             return self._stream(self.completions.rows(payload.rows, given(params)))
+
+    def _row_request(self, row: object, params: Mapping[str, Any]) -> GenerationRequest | LLMError:
+        try:
+            return self.completions.rows([_one_row(row)], params).requests[0]
+        except LLMError as error:
+            return error
+
+    def _check_parameters(self, params: Mapping[str, Any]) -> None:
+        """Raise what is wrong with parameters for any row, also for one of a single token."""
+        self.completions.rows((), params)
+        (request,) = self.completions.completion({**params, "prompt": _SHORTEST_PROMPT}).requests
+        self._engine.check(request)
 
     def _request(self, payload: Single, params: dict[str, Any] | None) -> Work:
         body = {**given(params), **payload.request}
@@ -161,6 +212,20 @@ class QuantizedLLMPyfunc:
                     raise
                 return
             waiting.popleft()
+
+
+def _one_row(cell: object) -> Row:
+    """The row, as `read_input` reads it among others."""
+    if isinstance(cell, str):
+        return cell
+    try:
+        payload = read_input([cell])
+    except InvalidInputError:
+        payload = None  # its message counts rows, and this is one
+    if isinstance(payload, Rows) and len(payload.rows) == 1:
+        return payload.rows[0]
+    shown = repr(cell) if cell is None or isinstance(cell, int | float) else type(cell).__name__
+    raise InvalidInputError(f"A row must be a string or a list of messages, got {shown}.")
 
 
 def _choice(choice: openai_api.Choice, stream: GenerationStream) -> Iterator[openai_api.Chunk]:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from mlflow_llm_plugins.errors import (
     GenerationError,
     PromptTooLongError,
@@ -62,6 +64,9 @@ class FakeEngine:
         alternatives = tuple((n, 0.0) for n in range(top_logprobs))
         places = [len(text) - 1 for text in texts]
         return [TokenScores([0.0] * n, [alternatives] * n if top_logprobs else ()) for n in places]
+
+    def logits(self, token_ids: Sequence[int], first: int = 1) -> Iterator[np.ndarray]:
+        yield np.zeros((len(token_ids) - first, len(self.tokenizer)), np.float32)
 
     def choose(self, prompts: Sequence[Any], choices: Sequence[Any]) -> list[ChoiceScores]:
         shared = all(isinstance(choice, str) or isinstance(choice[0], int) for choice in choices)

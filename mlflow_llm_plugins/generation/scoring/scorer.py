@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice, repeat
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from mlflow_llm_plugins.generation.architecture import input_device, is_exact, vocabulary_size
@@ -60,6 +62,22 @@ class Scorer:
                     scores[row] = of_one
         return scores
 
+    def logits(self, ids: list[int], first: int) -> Iterator[NDArray[np.float32]]:
+        """The logits that predict the tokens `first` to the last; see `GenerationEngine.logits`.
+
+        The lock is held while something is computed, never while the caller has a slice: two of these may be read in
+        turns, also by one thread on one model.
+        """
+        if first >= len(ids):
+            return
+        row, mask = self._right_pad([ids])
+        wanted = mask[:, 1:].bool()
+        wanted[:, : first - 1] = False
+        slices = self._logits(row, mask, wanted)
+        while (part := self._next(slices)) is not None:
+            yield part
+            del part  # or two would exist while the next one is computed
+
     def choose(self, rows: Sequence[ChoiceRow]) -> list[ChoiceScores]:
         """Log-probability of each tail after its stem; what stems share is computed once."""
         if not rows:
@@ -92,6 +110,12 @@ class Scorer:
         hidden = base(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         for places in hidden[:, :-1][scored].split(_HEAD_POSITIONS):
             yield head(places)
+
+    def _next(self, slices: Iterator[torch.Tensor]) -> NDArray[np.float32] | None:
+        with self._lock, torch.no_grad():
+            self._prefixes.raise_if_closed()
+            part = next(slices, None)
+            return None if part is None else part.float().cpu().numpy()
 
     def _choose_whole(self, rows: Sequence[ChoiceRow]) -> list[ChoiceScores]:
         whole = [(row.stem + tail, len(tail)) for row in rows for tail in row.tails]

@@ -1,0 +1,78 @@
+"""The model that a metric measures, and which column has its texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.lookup import did_you_mean
+from mlflow_llm_plugins.metrics.models import ModelHandle, ScoringEngine, engine_of
+
+TextColumn = Literal["predictions", "targets", "inputs"]
+_COLUMNS = get_args(TextColumn)
+
+
+class Subject:
+    """A model given to the metric, or else the one that is evaluated."""
+
+    def __init__(self, model: Any, metric: str) -> None:
+        """Take the model.
+
+        Args:
+            model: What `ModelHandle` takes; None for the evaluated model.
+            metric: The metric's function, in messages.
+        """
+        self._handle = None if model is None else ModelHandle(model, f"{metric}(model=...)")
+        self._metric = metric
+
+    def engine(self, evaluated: Any) -> ScoringEngine:
+        """The engine to ask.
+
+        Args:
+            evaluated: The evaluated model, where there is one.
+
+        Raises:
+            InvalidInputError: There is no model, or none whose probabilities can be read.
+        """
+        if self._handle is not None:
+            return self._handle.engine()
+        if evaluated is None:
+            raise InvalidInputError(
+                f"{self._metric} has no model to ask. Give {self._metric}(model=...) one of the flavor quantized_llm, "
+                "or evaluate such a model with evaluators='llm'."
+            )
+        return engine_of(evaluated, self._metric)
+
+
+def check_column(texts: str | None, metric: str) -> None:
+    """Refuse what is no column of texts.
+
+    Raises:
+        InvalidInputError: Names those that are.
+    """
+    if texts is not None and texts not in _COLUMNS:
+        raise InvalidInputError(
+            f"{metric}(texts=...) must be one of {', '.join(map(repr, _COLUMNS))} or None, got {texts!r}."
+            f"{did_you_mean(texts, _COLUMNS)}"
+        )
+
+
+def choose_column(
+    texts: TextColumn | None, columns: Mapping[TextColumn, Iterable[Any] | None], metric: str
+) -> tuple[str, list[Any]]:
+    """What a cell is called in reasons, and the cells.
+
+    Args:
+        texts: The column; None: the targets where there are any, else the predictions.
+        columns: Those that were given, the others None.
+        metric: The metric's function, in messages.
+
+    Raises:
+        InvalidInputError: There is no such column.
+    """
+    name: TextColumn = texts or ("predictions" if columns["targets"] is None else "targets")
+    cells = columns[name]
+    if cells is None:
+        raise InvalidInputError(f"{metric}(texts={texts!r}) needs the column {name!r}, which was not given.")
+    return name.removesuffix("s"), list(cells)
