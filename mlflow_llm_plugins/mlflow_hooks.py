@@ -27,6 +27,7 @@ _FLAVOR = "mlflow_llm_plugins.quantized_llm"
 _MARK = "_mlflow_llm_plugins"  # of what is patched already
 _PYFUNC = f"{_FLAVOR}.pyfunc"
 _TARGET = "local"  # of our deployments
+_TABLES = "mlflow_llm_plugins.evaluation.results.artifact_file"
 
 _SERVED = "__pyfunc_model_path__"  # set by MLflow in the process of a server
 _KEYS = "MLFLOW_LLM_API_KEY"
@@ -244,9 +245,28 @@ def _reading_any_json(stock: Any) -> Any:
     return command
 
 
+def keep_tables_apart(evaluators: Any) -> None:
+    """Have our table of an earlier evaluation leave the file that MLflow's own evaluators add theirs to."""
+    stock = evaluators.BuiltInEvaluator.log_eval_table
+    if hasattr(stock, _MARK):
+        return
+
+    @functools.wraps(stock)
+    def log_eval_table(self: Any, *args: Any, **kwargs: Any) -> Any:
+        files = sys.modules.get(_TABLES)  # imported by evaluations of ours in this process, by nothing else
+        if files is not None:
+            prefix = self.evaluator_config.get("metric_prefix")
+            files.make_room(self.run_id, prefix if isinstance(prefix, str) else "")
+        return stock(self, *args, **kwargs)
+
+    setattr(log_eval_table, _MARK, True)
+    evaluators.BuiltInEvaluator.log_eval_table = log_eval_table
+
+
 PATCHES: dict[str, Patch] = {
     "mlflow.pyfunc.scoring_server": serve_language_models,
     "mlflow.models.flavor_backend_registry": read_only_mlmodel,
     "mlflow.models.container": one_worker_in_containers,
     "mlflow.deployments.cli": repair_deployment_commands,
+    "mlflow.models.evaluation.default_evaluator": keep_tables_apart,
 }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
+import mlflow_llm_plugins.metrics
 from mlflow_llm_plugins.deployments.settings import DeploymentConfig
+from mlflow_llm_plugins.evaluation.settings import EvaluatorSettings
+from mlflow_llm_plugins.metrics import METRICS
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
 from mlflow_llm_plugins.serving.settings import ServingSettings, variable
 
@@ -37,13 +41,32 @@ def deployment_table() -> str:
     return "\n".join(["| config of a deployment | default | |", "|---|---|---|", *rows, ""])
 
 
+def evaluator_table() -> str:
+    """Every key of `evaluator_config` with its default and meaning."""
+    rows = [_row(name, field) for name, field in EvaluatorSettings.model_fields.items()]
+    return "\n".join(["| `evaluator_config` | default | |", "|---|---|---|", *rows, ""])
+
+
+def metrics_table() -> str:
+    """Every metric with what its documentation begins with."""
+    rows = [f"| `{name}` | {_summary(name)} |" for name in METRICS]
+    return "\n".join(["| metric | |", "|---|---|", *rows, ""])
+
+
+def _summary(name: str) -> str:
+    documentation = inspect.getdoc(getattr(mlflow_llm_plugins.metrics, name)) or ""
+    return " ".join(documentation.partition("\n\n")[0].split())
+
+
 def _row(name: str, field: FieldInfo) -> str:
-    return f"| `{name}` | {'' if field.default in (None, {}) else field.default} | {field.description} |"
+    return f"| `{name}` | {'' if field.get_default(call_default_factory=True) in (None, {}, '') else field.default} | {field.description} |"
 
 
 TABLES = {  # by their marks in the README
     "settings": settings_table,
     "limits": limits_table,
+    "metrics": metrics_table,
+    "evaluator": evaluator_table,
     "deployment": deployment_table,
 }
 

@@ -61,6 +61,7 @@ PLUGGED_IN = {
     "mlflow_llm_plugins.evaluation",
     "mlflow_llm_plugins.evaluation.evaluator",
     "mlflow_llm_plugins.evaluation.invitation",
+    "mlflow_llm_plugins.lookup",
 }
 
 

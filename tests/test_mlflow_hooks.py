@@ -356,3 +356,21 @@ def test_a_file_that_is_not_there_is_told_in_one_line(asked, stock_read_json, tm
     result = deployments("predict", "-t", "local", "--name", "x", "-I", tmp_path / "none.json")
     assert (result.exit_code, result.output) == (1, f"Error: -I {tmp_path / 'none.json'}: No such file or directory\n")
     assert asked == []
+
+
+def test_evaluations_of_others_stay_as_they_are_where_ours_never_ran(tmp_path):
+    """The evaluator's tables are looked for only in a process that has logged some."""
+    code = """
+        import mlflow, pandas, sys
+        from mlflow.models.evaluation.default_evaluator import BuiltInEvaluator
+        mlflow.models.evaluate(
+            data=pandas.DataFrame({"a": ["x"]}), predictions="a", model_type=None, evaluators="default",
+            extra_metrics=[mlflow.metrics.ari_grade_level()],
+        )
+        print(hasattr(BuiltInEvaluator.log_eval_table, "_mlflow_llm_plugins"))
+        print([name for name in sys.modules if name.startswith("mlflow_llm_plugins.evaluation.results")])
+    """
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert run(code, tmp_path, MLFLOW_TRACKING_URI=store).split() == ["True", "[]"]
+    off = run(code, tmp_path, MLFLOW_TRACKING_URI=store, **{SWITCH: "0"})
+    assert off.split() == ["False", "[]"]

@@ -38,9 +38,10 @@ class ScoringEngine(Protocol):
 
 
 class ModelHandle:
-    """A model by its URI, loaded when it is first asked for, once; or an engine or pyfunc model as it is.
+    """A model by its URI, loaded when it is first asked for; or an engine or pyfunc model as it is.
 
-    Thread-safe. What was loaded is closed by `close`, at the latest when the handle is forgotten or Python ends.
+    Thread-safe. Handles of one version of a model share what one of them has loaded; it is closed when the last of
+    them is closed or forgotten, at the latest when Python ends.
     """
 
     def __init__(self, model: Any, what: str) -> None:
@@ -51,11 +52,18 @@ class ModelHandle:
                 `mlflow.pyfunc.load_model` gives it; or an engine.
             what: What it is for, in messages, for example "perplexity(model=...)".
         """
-        self._model = model
+        self._given = model
         self._what = what
-        self._engine: ScoringEngine | None = None
+        self._loaded: _Loaded | None = None
         self._lock = threading.Lock()
-        self._closing: weakref.finalize | None = None  # type: ignore[type-arg]
+
+    @property
+    def name(self) -> str:
+        """The model in records: its URI, that of the logged model, or its type."""
+        if isinstance(self._given, str):
+            return self._given
+        model_id = getattr(self._given, "model_id", None)  # of a logged model, loaded by MLflow
+        return f"models:/{model_id}" if isinstance(model_id, str) else type(self._given).__name__
 
     def engine(self) -> ScoringEngine:
         """The engine.
@@ -63,30 +71,75 @@ class ModelHandle:
         Raises:
             InvalidInputError: There is no such model, or it is of another flavor.
         """
+        return engine_of(self.model(), self._what)
+
+    def model(self) -> Any:
+        """The pyfunc model, or the engine where one was given.
+
+        Raises:
+            InvalidInputError: As `engine`.
+        """
+        if not isinstance(self._given, str):
+            return self._given
         with self._lock:
-            if self._engine is None:
-                self._engine = self._open()
-            return self._engine
+            if self._loaded is None:
+                self._loaded = _load(self._given, self._what)
+            return self._loaded.model
 
     def close(self) -> None:
-        """Free what was loaded here; asked again, it is loaded again."""
+        """Let go of what was loaded; asked again, it is loaded again."""
         with self._lock:
-            if self._closing is not None:
-                self._closing()
-            self._engine = self._closing = None
+            self._loaded = None
 
-    def _open(self) -> ScoringEngine:
-        if not isinstance(self._model, str):
-            return engine_of(self._model, self._what)
-        import mlflow
 
-        try:
-            loaded = mlflow.pyfunc.load_model(self._model)
-        except Exception as error:
-            raise InvalidInputError(f"{self._what}: {self._model!r} cannot be loaded: {error}") from error
-        engine = engine_of(loaded, self._what)
-        self._closing = weakref.finalize(self, engine.close)  # type: ignore[attr-defined]
-        return engine
+class _Loaded:
+    """A model that was loaded here, closed when nothing holds this object any more."""
+
+    def __init__(self, model: Any, engine: Any) -> None:
+        self.model = model
+        weakref.finalize(self, engine.close)
+
+
+_loaded: weakref.WeakValueDictionary[tuple[str, str], _Loaded] = weakref.WeakValueDictionary()
+_loading = threading.Lock()  # two handles of one model load it once
+
+
+def _load(uri: str, what: str) -> _Loaded:
+    version = _version_of(uri)
+    with _loading:
+        found = None if version is None else _loaded.get(version)
+        if found is None:
+            found = _open(uri, what)
+            if version is not None:
+                _loaded[version] = found
+        return found
+
+
+def _open(uri: str, what: str) -> _Loaded:
+    import mlflow
+
+    try:
+        model = mlflow.pyfunc.load_model(uri)
+    except Exception as error:
+        raise InvalidInputError(f"{what}: {uri!r} cannot be loaded: {error}") from error
+    return _Loaded(model, engine_of(model, what))
+
+
+def _version_of(uri: str) -> tuple[str, str] | None:
+    """What never changes of a registered or logged model: an alias may point elsewhere, a path have another content."""
+    import mlflow
+    from mlflow.store.artifact.utils.models import _parse_model_uri, get_model_name_and_version
+
+    if not uri.startswith("models:/"):
+        return None
+    try:
+        logged = _parse_model_uri(uri).model_id
+        if logged is not None:
+            return mlflow.get_tracking_uri(), str(logged)
+        name, version = get_model_name_and_version(mlflow.MlflowClient(), uri)
+    except Exception:  # no such model, or another MLflow: loading it says more
+        return None
+    return mlflow.get_registry_uri(), f"{name}/{version}"
 
 
 def engine_of(model: Any, what: str) -> ScoringEngine:

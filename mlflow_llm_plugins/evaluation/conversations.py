@@ -1,0 +1,37 @@
+"""Conversations as text, for metrics and judges that read one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def as_texts(column: Iterable[Any]) -> pd.Series:
+    """Each conversation as text, a single message without its role; whatever else a cell holds, as it is."""
+    return pd.Series([_text(cell) for cell in column], dtype=object)
+
+
+def _text(cell: Any) -> Any:
+    messages: Any = cell.get("messages") if isinstance(cell, Mapping) else cell
+    messages = messages.tolist() if isinstance(messages, np.ndarray) else messages
+    is_conversation = isinstance(messages, list) and bool(messages) and all(map(_is_message, messages))
+    if not is_conversation:
+        return cell
+    if len(messages) == 1:
+        return _content(messages[0])
+    return "\n\n".join(f"{message['role']}: {_content(message)}" for message in messages)
+
+
+def _is_message(item: Any) -> bool:
+    return isinstance(item, Mapping) and "role" in item
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))

@@ -1,0 +1,44 @@
+"""Where the key of a judge's server comes from: a variable or a file, never the settings themselves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mlflow_llm_plugins.errors import AccessDeniedError
+from mlflow_llm_plugins.metrics.judge.backends.http_calls import is_loopback
+from mlflow_llm_plugins.metrics.judge.backends.settings import ServerSettings
+
+_USUAL = "OPENAI_API_KEY"
+
+
+def api_key(url: str, settings: ServerSettings) -> str | None:
+    """The key, or None where none is named and OPENAI_API_KEY is not set.
+
+    OPENAI_API_KEY is sent only where others cannot read it: over https, or to this machine. Name it as `api_key_env`
+    to send it anyway.
+
+    Raises:
+        AccessDeniedError: A key is named, and is not there.
+    """
+    if settings.api_key_file is not None:
+        return _of_file(settings.api_key_file)
+    if settings.api_key_env is None:
+        is_private = url.startswith("https://") or is_loopback(url)
+        return (os.environ.get(_USUAL, "").strip() or None) if is_private else None
+    key = os.environ.get(settings.api_key_env, "").strip()
+    if not key:
+        raise AccessDeniedError(f"judge: api_key_env={settings.api_key_env!r} is not set; set it to the server's key.")
+    return key
+
+
+def _of_file(path: str) -> str:
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise AccessDeniedError(f"judge: api_key_file={path!r} cannot be read: {reason}.") from None
+    key = next((line.strip() for line in lines if line.strip() and not line.strip().startswith("#")), None)
+    if key is None:
+        raise AccessDeniedError(f"judge: api_key_file={path!r} holds no key; write one into it.")
+    return key

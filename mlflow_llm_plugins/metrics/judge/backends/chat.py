@@ -1,0 +1,133 @@
+"""A verdict written as JSON by a chat model whose server holds it to a schema, with a rationale behind it if asked.
+
+Reads the probabilities of the options, too, where the server gives the alternatives to each token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_llm_plugins.metrics.judge.backends.alternatives import option_logprobs
+from mlflow_llm_plugins.metrics.judge.backends.questions import sendable
+from mlflow_llm_plugins.metrics.judge.backends.verdicts import NoOpinionError, option_index
+from mlflow_llm_plugins.metrics.judge.question import Opinion, Question
+
+PATH = "/chat/completions"
+VERDICT, RATIONALE = "verdict", "rationale"
+
+_EXPLAIN = "Say in one or two sentences why."
+_UNREADABLE = "the judge's answer is not the JSON that was asked for"
+_TOP = 20  # alternatives to a token, OpenAI's own bound
+
+
+class ChatForm:
+    """Requests and answers; remembers which parameters a server does not take."""
+
+    def __init__(self, max_tokens: int | None) -> None:
+        """Begin with all parameters.
+
+        Args:
+            max_tokens: Bound of an answer; None: the server's own.
+        """
+        self._optional: dict[str, Any] = {  # by what a refusal names
+            "logprobs": {"logprobs": True, "top_logprobs": _TOP},
+            "temperature": {"temperature": 0},
+        }
+        self._bound = {} if max_tokens is None else {"max_tokens": max_tokens}
+
+    def body(self, question: Question, rationale: bool) -> dict[str, Any]:
+        """The request for a verdict, without the model."""
+        text = f"{question.text()}\n{in_json(VERDICT, rationale)}"
+        asked = {"messages": [_message("user", text)], "response_format": _schema(question, rationale)}
+        return {**asked, **self._parameters()}
+
+    def explanation_body(self, question: Question, choice: int) -> dict[str, Any]:
+        """The request for a rationale of a verdict that was read from probabilities."""
+        label = question.options[choice].label
+        messages = [_message("user", question.text()), _message("assistant", label), _message("user", _EXPLAIN)]
+        return {"messages": messages, **{k: v for k, v in self._parameters().items() if "logprobs" not in k}}
+
+    def read(self, question: Question, answer: Any, rationale: bool) -> Opinion:
+        """The opinion in an answer.
+
+        Raises:
+            NoOpinionError: It is none of the options, or of another form.
+        """
+        content, logprobs = written(answer)
+        given = _object(content)
+        choice = option_index(given.get(VERDICT), question.options)
+        words = given.get(RATIONALE) if rationale else None
+        return Opinion(
+            choice=choice,
+            logprobs=option_logprobs(content, logprobs, [option.label for option in question.options], VERDICT),
+            rationale=words if isinstance(words, str) else None,
+        )
+
+    def drop(self, status: int | None, words: str) -> bool:
+        """Whether a refusal names a parameter that can be left out, or named otherwise; it is from now on."""
+        if status not in (400, 422):
+            return False
+        if "max_tokens" in self._bound and "max_completion_tokens" in words:  # newer models have another name for it
+            self._bound = {"max_completion_tokens": self._bound["max_tokens"]}
+            return True
+        named = [name for name in self._optional if name in words]
+        self._optional = {name: given for name, given in self._optional.items() if name not in named}
+        return bool(named)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {**self._bound, **{key: value for given in self._optional.values() for key, value in given.items()}}
+
+
+def in_json(verdict: str, rationale: bool) -> str:
+    """A last line of the question: the form, which some servers hold a model to without telling it."""
+    behind = f', then "{RATIONALE}", one or two sentences on it' if rationale else ""
+    return f'Write it into a JSON object as "{verdict}"{behind}.'
+
+
+def written(answer: Any) -> tuple[str, Any]:
+    """The text of an answer, and its log-probabilities as they came.
+
+    Raises:
+        NoOpinionError: There is none, or it was cut off.
+    """
+    try:
+        choice = answer["choices"][0]
+        content, reason = choice["message"]["content"], choice.get("finish_reason")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise NoOpinionError("the judge's answer has another form than was asked for") from None
+    if reason == "length":
+        raise NoOpinionError("the judge's answer was cut off; raise max_tokens")
+    if not isinstance(content, str):
+        raise NoOpinionError("the judge refused to answer" if choice["message"].get("refusal") else _UNREADABLE)
+    return content, choice.get("logprobs")
+
+
+def refuses_form(status: int | None, words: str) -> bool:
+    """Whether a server says that it cannot hold an answer to a schema."""
+    return status in (400, 422) and any(
+        name in words for name in ("response_format", "json_schema", "structured output")
+    )
+
+
+def _message(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": sendable(text)}
+
+
+def _schema(question: Question, rationale: bool) -> dict[str, Any]:
+    properties: dict[str, Any] = {VERDICT: {"type": "string", "enum": [o.label for o in question.options]}}
+    if rationale:  # after the verdict, which does not depend on it
+        properties[RATIONALE] = {"type": "string"}
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": VERDICT, "strict": True, "schema": schema}}
+
+
+def _object(content: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        raise NoOpinionError(_UNREADABLE) from None
+    if not isinstance(value, Mapping):
+        raise NoOpinionError(_UNREADABLE)
+    return value

@@ -1,0 +1,172 @@
+"""A judge behind a URL: typed decisions where the server has them, else a verdict as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, get_args
+
+from mlflow_llm_plugins.errors import AccessDeniedError, EngineUnavailableError, InvalidInputError
+from mlflow_llm_plugins.metrics.judge.backends import chat
+from mlflow_llm_plugins.metrics.judge.backends.api_key import api_key
+from mlflow_llm_plugins.metrics.judge.backends.decisions import DecisionFormat, OpenAIDecisions, SystemOne
+from mlflow_llm_plugins.metrics.judge.backends.http_calls import HttpCalls
+from mlflow_llm_plugins.metrics.judge.backends.retries import UnansweredError
+from mlflow_llm_plugins.metrics.judge.backends.rows_in_flight import RowsInFlight
+from mlflow_llm_plugins.metrics.judge.backends.server_url import ServerUrl
+from mlflow_llm_plugins.metrics.judge.backends.settings import Route, ServerSettings
+from mlflow_llm_plugins.metrics.judge.backends.verdicts import NoOpinionError
+from mlflow_llm_plugins.metrics.judge.question import Opinion, Question
+
+DECISIONS: dict[str, Callable[[], DecisionFormat]] = {"systemone": SystemOne, "decisions": OpenAIDecisions}
+_NO_ROUTE = (404, 405, 501)
+_DENIED = (401, 403)
+_NAMED = 10  # models in a message
+
+
+class ServerJudge:
+    """Asks a server; which route it has is found out with the first question."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        """Check what was given; nothing is connected yet.
+
+        Args:
+            url: `http(s)://host:port/v1`, with `#model` behind it or not.
+            **settings: See `ServerSettings`.
+
+        Raises:
+            InvalidInputError: The URL or a setting cannot be used.
+        """
+        self._settings = ServerSettings.parse(settings, "judge")
+        address = ServerUrl.of(url)
+        if None not in (address.model, self._settings.model) and address.model != self._settings.model:
+            raise InvalidInputError(
+                f"judge: the URL names model {address.model!r}, the settings {self._settings.model!r}. Give one."
+            )
+        self._url = address.base
+        self._model = address.model or self._settings.model
+        self._route = self._settings.route
+        self._rows = RowsInFlight(self._settings.max_in_flight)
+        self._form = chat.ChatForm(self._settings.max_tokens)
+        self._open: HttpCalls | None = None
+
+    def ask(self, questions: Sequence[Question], *, rationale: bool = False, progress: bool = True) -> list[Opinion]:
+        """One opinion a question, in order; see `JudgeBackend`.
+
+        Raises:
+            AccessDeniedError: The server refuses the key, or the key is missing.
+            EngineUnavailableError: There is no server, or it has none of the routes.
+            InvalidInputError: The server has several models and none is named, or cannot hold answers to a form.
+        """
+        if self._open is None:
+            self._open = HttpCalls(self._url, api_key(self._url, self._settings), self._settings, self._rows.stopping)
+        return self._rows.ask(partial(self._opinion, rationale=rationale), questions, progress)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Address, model, route and settings; of keys the place."""
+        found = {"backend": "server", "url": self._url, "model": self._model, "route": self._route}
+        return {**self._settings.model_dump(), **found}
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    @property
+    def _calls(self) -> HttpCalls:
+        assert self._open is not None  # `ask` opens it
+        return self._open
+
+    def _opinion(self, question: Question, rationale: bool) -> Opinion:
+        try:
+            if self._model is None:
+                self._model = self._only_model()
+            if self._route is not None:
+                return self._by(self._route, question, rationale)
+            return self._by_first_route(question, rationale)
+        except UnansweredError as error:
+            if error.status in _DENIED:
+                raise AccessDeniedError(
+                    f"{self._url}: {error}. Name the variable that holds its key as api_key_env."
+                ) from None
+            if error.is_unreached:
+                raise EngineUnavailableError(
+                    f"{self._url}: {error}. Is it running, and is the address right?"
+                ) from None
+            raise
+
+    def _by_first_route(self, question: Question, rationale: bool) -> Opinion:
+        """By the first route that the server has, and by that one from now on."""
+        for route in get_args(Route):
+            try:
+                opinion = self._by(route, question, rationale)
+            except UnansweredError as error:
+                if error.status not in _NO_ROUTE:
+                    raise
+                last = error
+            except NoOpinionError:  # an answer, if none that can be used
+                self._route = route
+                raise
+            else:
+                self._route = route
+                return opinion
+        raise EngineUnavailableError(
+            f"{self._url} has none of the routes {', '.join(get_args(Route))} for model {self._model!r}: {last}. "
+            "Is the address right, with its /v1, and the model's name?"
+        )
+
+    def _by(self, route: str, question: Question, rationale: bool) -> Opinion:
+        if route not in DECISIONS:
+            return self._by_chat(question, rationale)
+        wire = DECISIONS[route]()
+        opinion = wire.read(question, self._calls.post(wire.path, self._addressed(wire.body(question))))
+        return self._explained(question, opinion) if rationale else opinion
+
+    def _by_chat(self, question: Question, rationale: bool) -> Opinion:
+        answer = self._chat(lambda: self._form.body(question, rationale))
+        return self._form.read(question, answer, rationale)
+
+    def _explained(self, question: Question, opinion: Opinion) -> Opinion:
+        """With a rationale by the same model, where the server has chats; the verdict stands without it."""
+        assert opinion.choice is not None
+        choice = opinion.choice
+        try:
+            words, _ = chat.written(self._chat(lambda: self._form.explanation_body(question, choice)))
+        except NoOpinionError:
+            return opinion
+        return replace(opinion, rationale=words.strip())
+
+    def _chat(self, body: Callable[[], dict[str, Any]]) -> Any:
+        """The answer to a chat, asked without the parameters that the server does not take."""
+        while True:
+            try:
+                return self._calls.post(chat.PATH, self._addressed(body()))
+            except UnansweredError as error:
+                if self._form.drop(error.status, error.words):
+                    continue
+                if chat.refuses_form(error.status, error.words):
+                    raise InvalidInputError(
+                        f"{self._url}: {error}: it cannot hold an answer of model {self._model!r} to a JSON schema. "
+                        "Take a server of typed decisions, or one with structured outputs."
+                    ) from None
+                raise
+
+    def _addressed(self, body: dict[str, Any]) -> dict[str, Any]:
+        return body if self._model is None else {"model": self._model, **body}
+
+    def _only_model(self) -> str | None:
+        """The server's model; None where it does not tell, so that the server decides."""
+        try:
+            listed = self._calls.get("/models")
+        except UnansweredError as error:
+            if error.is_unreached or error.status in _DENIED:
+                raise
+            return None
+        entries = listed.get("data") if isinstance(listed, Mapping) else None
+        names = [entry.get("id") for entry in entries or () if isinstance(entry, Mapping)]
+        if len(names) > 1:
+            shown = ", ".join(map(str, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
+            raise InvalidInputError(f"{self._url} has several models; name one, as {self._url}#NAME: {shown}.")
+        return names[0] if names and isinstance(names[0], str) else None

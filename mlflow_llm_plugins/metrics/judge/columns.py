@@ -1,0 +1,96 @@
+"""The columns of the data that a judge sees: names, cells as text, and the signature that MLflow reads."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import keyword
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.metrics.metric import NotScoredError, is_missing
+
+PREDICTIONS = "predictions"
+TARGETS = "targets"
+_SECTIONS = {"inputs": "question", PREDICTIONS: "answer", TARGETS: "reference answer", "context": "context"}
+_TAKEN = ("engine", "metrics")  # what MLflow and the evaluator `llm` give under these names is no column
+
+
+def check_columns(columns: object) -> tuple[str, ...]:
+    """Refuse what cannot be the names of columns.
+
+    Raises:
+        InvalidInputError: No names, a name twice, or one that MLflow could not pass to a metric.
+    """
+    names = (columns,) if isinstance(columns, str) else tuple(columns) if isinstance(columns, list | tuple) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InvalidInputError(f"columns must be a list of names such as ('inputs', 'predictions'), got {columns!r}.")
+    if len(set(names)) < len(names) or set(names) == {TARGETS}:
+        raise InvalidInputError(f"columns must be different names, one at least besides targets, got {columns!r}.")
+    for name in names:
+        if not name.isidentifier() or keyword.iskeyword(name) or name in _TAKEN:
+            raise InvalidInputError(
+                f"columns: {name!r} cannot be passed to a metric. Call it otherwise here, for example 'context', and "
+                f"map that to your column: evaluator_config={{'col_mapping': {{'context': {name!r}}}}}."
+            )
+    return names
+
+
+def section_name(column: str) -> str:
+    """What the prompt calls a column."""
+    return _SECTIONS.get(column, column.replace("_", " ").strip() or column)
+
+
+def signature(columns: Sequence[str]) -> inspect.Signature:
+    """The parameters of the metric: the predictions first, then the other columns, then what is optional.
+
+    The targets are wanted for control rows even where the judge does not see them. With fewer than three parameters
+    MLflow's default evaluator may take the metric for one of the older form (3.17).
+    """
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    needed = sorted(columns, key=lambda name: name != PREDICTIONS)
+    optional = [*([] if TARGETS in needed else [TARGETS]), "engine"]
+    parameters = [inspect.Parameter(name, kind) for name in needed]
+    return inspect.Signature([*parameters, *(inspect.Parameter(name, kind, default=None) for name in optional)])
+
+
+def cell_text(cell: object, name: str) -> str:
+    """A cell as the judge reads it: messages with their roles, several texts one after the other, other data as JSON.
+
+    Raises:
+        NotScoredError: It is missing, or nothing that could be shown.
+    """
+    if is_missing(cell):
+        raise NotScoredError(f"the {name} is missing")
+    value = cell.tolist() if hasattr(cell, "tolist") else cell  # numpy
+    if isinstance(value, Mapping) and isinstance(value.get("messages"), list):
+        value = value["messages"]
+    return _utf8(_shown(value, name))
+
+
+def _shown(value: Any, name: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and value:
+        if all(isinstance(item, str) for item in value):
+            return "\n\n".join(value)
+        if all(isinstance(item, Mapping) and isinstance(item.get("role"), str) for item in value):
+            return "\n\n".join(_message(message) for message in value)
+    if isinstance(value, int | float | Mapping | list | tuple):
+        try:
+            return json.dumps(value, ensure_ascii=False, default=str)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise NotScoredError(f"the {name} cannot be shown as text ({type(error).__name__})") from error
+    raise NotScoredError(f"the {name} is of type {type(value).__name__}, not text")
+
+
+def _message(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    shown = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
+    return f"{message['role']}: {shown}"
+
+
+def _utf8(text: str) -> str:
+    """Half a surrogate pair, which no tokenizer takes, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")

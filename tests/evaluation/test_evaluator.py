@@ -1,0 +1,308 @@
+"""The evaluator as users call it: what comes out, what is logged, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.models import MetricThreshold
+from mlflow.models.evaluation.validation import ModelValidationFailedException
+
+SILENT = {"progress": False}
+
+
+def evaluate(model=None, data=None, config=None, evaluators="llm", **arguments):
+    return mlflow.models.evaluate(
+        model=model, data=data, evaluators=evaluators, evaluator_config={**SILENT, **(config or {})}, **arguments
+    )
+
+
+def logged(result):
+    run = mlflow.get_run(result.run_id)
+    files = [file.path for file in mlflow.MlflowClient().list_artifacts(result.run_id)]
+    return run, files
+
+
+@pytest.fixture
+def answered(questions):
+    """Rows that were answered before, one of them not."""
+    return questions.assign(answer=["It is 0.", "It is one.", None, "It is 3.", "Nothing at all."])
+
+
+def test_static_predictions_get_the_metrics_of_their_type(answered, tracking):
+    result = evaluate(data=answered, predictions="answer", targets="truth", model_type="question-answering")
+    assert result.metrics["exact_match/v1/mean"] == result.metrics["exact_match"] == result.metrics["exact_match/v1"]
+    assert result.metrics["exact_match"] == 0.5  # 2 of the 4 answers
+    assert result.metrics["exact_match/v1/count"] == 4
+    assert result.metrics["error_rate"] == 0.2
+    assert {"ari_grade_level/v1/mean", "ari_grade_level/v1/variance", "ari_grade_level/v1/p90"} <= set(result.metrics)
+    assert not [name for name in result.metrics if "latency" in name]
+
+
+def test_everything_is_logged_to_the_run(answered, tracking):
+    result = evaluate(data=answered, predictions="answer", targets="truth", model_type="question-answering")
+    run, files = logged(result)
+    assert run.data.metrics == pytest.approx(result.metrics)
+    assert {"eval_results_table.json", "llm_scores.png", "llm_metrics.png", "llm_evaluation.json"} <= set(files)
+    assert set(result.artifacts) == {"eval_results_table", "llm_scores", "llm_metrics", "llm_evaluation"}
+    assert run.inputs.dataset_inputs
+
+
+def test_the_table_has_a_row_for_each_input_with_scores_and_reasons(answered, tracking):
+    result = evaluate(data=answered, predictions="answer", targets="truth", model_type="question-answering")
+    table = result.tables["eval_results_table"]
+    assert list(table["question"]) == list(answered["question"])
+    assert list(table["exact_match/v1/score"].fillna(-1)) == [1, 0, -1, 1, 0]
+    assert table["exact_match/v1/justification"][2] == "the prediction is missing"
+    assert table["error"][2] == "the prediction is missing"
+    assert list(table["truth"]) == list(answered["truth"])
+
+
+def test_record_tells_how_scores_came_about(answered, tracking):
+    result = evaluate(
+        data=answered, predictions="answer", targets="truth", model_type=None, extra_metrics=["bleu", "gunning_fog"]
+    )
+    record = json.loads(json.dumps(result.artifacts["llm_evaluation"].content))
+    assert record["source"] == {"source": "static"}
+    assert record["metrics"]["gunning_fog/v1"]["metadata"]["lang"] == "en"
+    assert record["versions"]["mlflow"] == mlflow.__version__
+
+
+def test_thresholds_are_validated(answered, tracking):
+    result = evaluate(data=answered, predictions="answer", targets="truth", model_type="question-answering")
+    reached = {"exact_match/v1/mean": MetricThreshold(threshold=0.5, greater_is_better=True)}
+    missed = {"exact_match": MetricThreshold(threshold=0.9, greater_is_better=True)}
+    mlflow.validate_evaluation_results(candidate_result=result, validation_thresholds=reached)
+    with pytest.raises(ModelValidationFailedException):
+        mlflow.validate_evaluation_results(candidate_result=result, validation_thresholds=missed)
+
+
+def test_model_of_the_flavor_is_measured_loaded_and_alone(chat_model, questions, tracking):
+    result = evaluate(
+        chat_model,
+        questions,
+        {"latency_sample_size": 2, "params": {"max_tokens": 4}},
+        targets="truth",
+        model_type="question-answering",
+        extra_metrics=["latency", "time_to_first_token", "inter_token_latency", "tokens_per_second"],
+    )
+    metrics = result.metrics
+    assert metrics["latency/v1/count"] == metrics["time_to_first_token/v1/count"] == 2
+    assert 0 < metrics["time_to_first_token/v1/mean"] <= metrics["latency/v1/mean"]
+    assert metrics["loaded_latency/count"] == metrics["rows"] == 5
+    assert metrics["completion_tokens/mean"] <= 4
+    assert metrics["throughput/output_tokens_per_second"] > 0
+    assert metrics["peak_memory/rss_bytes"] > 1e6
+    table = result.tables["eval_results_table"]
+    assert table["latency/v1/score"].notna().sum() == 2
+    assert table["completion_tokens"].between(1, 4).all()
+    assert list(table["outputs"]) == chat_model.predict(list(questions["question"]), params={"max_tokens": 4})
+
+
+def test_summaries_get_the_short_names_that_slides_ask_for(chat_model, tracking):
+    articles = pd.DataFrame(
+        {"article": ["A long story about loops.", "And one about lists."], "highlights": ["loops", "lists of it"]}
+    )
+    results = evaluate(chat_model, articles, targets="highlights", model_type="text-summarization")
+    assert "rouge1" in results.metrics
+    assert "perplexity" in results.metrics
+    assert "eval_results_table" in results.artifacts
+    assert results.metrics["perplexity"] == results.metrics["perplexity/v1"] > 1
+
+
+def test_models_by_uri_log_their_metrics_to_the_model_once(tiny_llama, questions, tracking):
+    from mlflow_llm_plugins import quantized_llm
+
+    info = quantized_llm.log_model(
+        str(tiny_llama), name="chat", engine_config={"max_new_tokens": 4}, bundle_plugin=False
+    )
+    result = evaluate(info.model_uri, questions, targets="truth", model_type="question-answering")
+    history = mlflow.MlflowClient().get_metric_history(result.run_id, "exact_match")
+    assert len(history) == 1
+    model = mlflow.get_logged_model(info.model_id)
+    assert "exact_match" in {metric.key for metric in model.metrics}
+
+
+def test_conversations_are_asked_and_shown(chat_model, tracking):
+    chats = pd.DataFrame(
+        {
+            "messages": [
+                [{"role": "user", "content": "What is a loop?"}],
+                [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is a list?"}],
+            ]
+        }
+    )
+    result = evaluate(chat_model, chats, model_type="chat")
+    assert result.metrics["error_rate"] == 0
+    table = result.tables["eval_results_table"]
+    assert list(table["messages"]) == list(chats["messages"])
+    assert all(isinstance(answer, str) for answer in table["outputs"])
+
+
+def test_row_that_fails_leaves_the_others_alone(chat_model, tracking):
+    rows = pd.DataFrame({"inputs": ["What is a loop?", "word " * 5000, None, 7, "What is a list?"]})
+    result = evaluate(chat_model, rows, {"max_error_rate": 0.6}, model_type="text")
+    table = result.tables["eval_results_table"]
+    assert list(table["error"].isna()) == [True, False, False, False, True]
+    assert "tokens" in table["error"][1]
+    assert result.metrics["ari_grade_level/v1/count"] == 2
+    assert result.metrics["error_rate"] == 0.6
+
+
+def test_too_many_failures_are_an_error_once_they_are_logged(tracking):
+    def answer(frame):
+        if frame["inputs"].iloc[0] != "good":
+            raise ValueError(f"secret: {frame['inputs'].iloc[0]}")
+        return ["fine"]
+
+    rows = pd.DataFrame({"inputs": ["good", "bad", "worse"]})
+    with mlflow.start_run() as run:
+        with pytest.raises(
+            MlflowException, match="2 of 3 rows have no answer, more than max_error_rate=0.5"
+        ) as raised:
+            evaluate(answer, rows, model_type="text")
+    table = mlflow.load_table("eval_results_table.json", run_ids=[run.info.run_id])
+    assert list(table["outputs"].fillna("-")) == ["fine", "-", "-"]
+    assert "worse" not in str(raised.value) + "".join(table["error"].dropna())
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        lambda frame: [f"answer {i}" for i in frame["number"]],
+        lambda frame: pd.Series([f"answer {i}" for i in frame["number"]]),
+        lambda frame: pd.DataFrame(
+            {"answer": [f"answer {i}" for i in frame["number"]], "sources": ["book"] * len(frame)}
+        ),
+        lambda frame: [{"answer": f"answer {i}", "sources": "book"} for i in frame["number"]],
+    ],
+)
+def test_functions_answer_in_the_shapes_that_stock_takes(outputs, questions, tracking):
+    result = evaluate(outputs, questions[["question", "number"]], model_type="text", predictions="answer")
+    table = result.tables["eval_results_table"]
+    assert list(table["answer"]) == [f"answer {i}" for i in range(5)]
+
+
+def test_columns_are_mapped_for_model_and_metrics(chat_model, questions, tracking):
+    def same_question(predictions, inputs, about):
+        return float(list(inputs) == list(questions["question"]) and list(about) == list(questions["number"]))
+
+    result = evaluate(
+        chat_model,
+        questions.drop(columns="truth").assign(prompt="not this"),
+        {"col_mapping": {"inputs": "question", "about": "number"}},
+        model_type="text",
+        extra_metrics=[mlflow.models.make_metric(eval_fn=same_question, greater_is_better=True)],
+    )
+    assert result.metrics["same_question"] == 1
+
+
+def test_metrics_of_mlflow_get_the_answered_rows(answered, tracking):
+    result = evaluate(
+        data=answered,
+        predictions="answer",
+        targets="truth",
+        model_type=None,
+        extra_metrics=[mlflow.metrics.ari_grade_level()],
+    )
+    scores = list(result.tables["eval_results_table"]["ari_grade_level/v1/score"])
+    assert [math.isnan(score) for score in scores] == [False, False, True, False, False]
+    assert result.metrics["ari_grade_level/v1/mean"] == pytest.approx(sum(scores[:2] + scores[3:]) / 4)
+
+
+def test_metric_that_fails_is_named_and_leaves_the_others_alone(answered, tracking):
+    def broken(predictions):
+        raise RuntimeError(predictions[0])
+
+    result = evaluate(
+        data=answered,
+        predictions="answer",
+        targets="truth",
+        model_type="question-answering",
+        extra_metrics=[mlflow.models.make_metric(eval_fn=broken, greater_is_better=True)],
+    )
+    assert result.metrics["exact_match"] == 0.5
+    assert set(result.tables["eval_results_table"]["broken/justification"]) == {"it raised RuntimeError"}
+
+
+def test_metric_may_need_another_one_that_is_named_behind_it(answered, tracking):
+    def twice(predictions, exact_match):
+        return 2 * exact_match.aggregate_results["mean"]
+
+    metrics = [mlflow.models.make_metric(eval_fn=twice, greater_is_better=True), "exact_match"]
+    result = evaluate(data=answered, predictions="answer", targets="truth", model_type=None, extra_metrics=metrics)
+    assert result.metrics["twice"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"extra_metrics": ["rouge1"]}, r"Metric 'rouge1' needs 'targets': give targets=\.\.\."),
+        ({"extra_metrics": ["perplexity"]}, "perplexity"),
+        ({"data": pd.DataFrame({"answer": []}), "extra_metrics": ["word_count"]}, "no rows|empty"),
+        ({"predictions": None, "extra_metrics": ["word_count"]}, "There is nothing to evaluate: give a model"),
+    ],
+)
+def test_what_can_never_be_computed_is_refused_in_words(arguments, message, answered, tracking):
+    call = {"data": answered.drop(columns="truth"), "predictions": "answer", "model_type": None, **arguments}
+    with pytest.raises(MlflowException, match=message):
+        evaluate(**call)
+
+
+def test_predictions_that_are_all_missing_are_an_error(questions, tracking):
+    with pytest.raises(MlflowException, match="5 of 5 rows have no answer"):
+        evaluate(data=questions.assign(answer=None), predictions="answer", model_type="text")
+
+
+def test_prefix_stands_before_metrics_and_files(answered, tracking):
+    result = evaluate(
+        data=answered, predictions="answer", model_type="text", config={"metric_prefix": "held_out_", "plots": False}
+    )
+    _, files = logged(result)
+    assert all(name.startswith("held_out_") for name in result.metrics)
+    assert "held_out_eval_results_table.json" in files
+
+
+@pytest.mark.parametrize("evaluators", [["llm", "default"], ["default", "llm"]])
+def test_beside_the_default_evaluator_each_has_a_table_of_its_own(evaluators, answered, tracking):
+    answered = answered.fillna("It is 2.")
+    with mlflow.start_run() as run:
+        result = mlflow.models.evaluate(
+            data=answered,
+            predictions="answer",
+            targets="truth",
+            model_type=None,
+            extra_metrics=[mlflow.metrics.ari_grade_level()],
+            evaluators=evaluators,
+            evaluator_config={"llm": {"metrics": ["word_count"], **SILENT}, "default": {}},
+        )
+    stock = mlflow.load_table("eval_results_table.json", run_ids=[run.info.run_id])
+    own = mlflow.load_table("llm_eval_results_table.json", run_ids=[run.info.run_id])
+    assert len(stock) == len(own) == 5
+    assert "word_count/v1/score" in own
+    assert "word_count/v1/score" not in stock
+    assert {"eval_results_table", "llm_eval_results_table"} <= set(result.artifacts)
+
+
+def test_default_evaluator_that_comes_later_in_the_run_finds_the_short_name_free(answered, tracking):
+    answered = answered.fillna("It is 2.")
+    call = {"data": answered, "predictions": "answer", "model_type": None}
+    with mlflow.start_run() as run:
+        evaluate(**call, extra_metrics=["word_count"])
+        evaluate(**call, extra_metrics=["sentence_count"])
+        mlflow.models.evaluate(**call, evaluators="default", extra_metrics=[mlflow.metrics.ari_grade_level()])
+    tables = {
+        file.path: mlflow.load_table(file.path, run_ids=[run.info.run_id])
+        for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)
+        if "results_table" in file.path
+    }
+    assert {name: len(table) for name, table in tables.items()} == {
+        "eval_results_table.json": 5,
+        "llm_eval_results_table.json": 5,
+        "llm_eval_results_table_2.json": 5,
+    }
+    assert "ari_grade_level/v1/score" in tables["eval_results_table.json"]

@@ -1,0 +1,138 @@
+"""What a user gives as a judge becomes the backend that it means, or a message that says what can be given."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.lookup import resolve
+from mlflow_llm_plugins.metrics.judge.backends import JUDGES, backend_of
+from mlflow_llm_plugins.metrics.judge.backends.deployment import DeploymentJudge
+from mlflow_llm_plugins.metrics.judge.backends.function import FunctionJudge
+from mlflow_llm_plugins.metrics.judge.backends.local import LocalJudge
+from mlflow_llm_plugins.metrics.judge.backends.mlflow_judge import MlflowJudge
+from mlflow_llm_plugins.metrics.judge.backends.server import ServerJudge
+from mlflow_llm_plugins.metrics.judge.question import Opinion
+
+
+class OwnJudge:
+    def ask(self, questions, *, rationale=False, progress=True):
+        return [Opinion(choice=0) for _ in questions]
+
+    def describe(self):
+        return {}
+
+    def close(self):
+        pass
+
+
+OWN = OwnJudge()
+
+
+def make_function():
+    return lambda text: "Yes"
+
+
+def make_string():
+    return "openai:/gpt-4o"
+
+
+@pytest.mark.parametrize(
+    ("judge", "kind"),
+    [
+        ("models:/judge/1", LocalJudge),
+        ("models:/judge@champion", LocalJudge),
+        ("runs:/0123456789abcdef/model", LocalJudge),
+        ("m-0123456789abcdef0123456789abcdef", LocalJudge),
+        ("deployments:/judge", DeploymentJudge),
+        ("endpoints:/judge", DeploymentJudge),
+        ("http://127.0.0.1:5001/v1#chat", ServerJudge),
+        ("HTTPS://api.example.com/v1", ServerJudge),
+        ({"url": "http://127.0.0.1:5001", "model": "chat"}, ServerJudge),
+        ({"uri": "openai:/gpt-4o", "max_in_flight": "3"}, MlflowJudge),
+        ({"uri": "deployments:/judge", "target": "local"}, DeploymentJudge),
+        ("openai:/gpt-4o", MlflowJudge),
+        ("ollama:/qwen3:0.6b", MlflowJudge),
+        ("gateway:/judge", MlflowJudge),
+        ("databricks", MlflowJudge),
+        (len, FunctionJudge),
+        (f"{__name__}:OwnJudge", OwnJudge),
+        (f"{__name__}:OWN", OwnJudge),
+        (f"{__name__}:make_function", FunctionJudge),
+        (OWN, OwnJudge),
+    ],
+)
+def test_each_form_means_its_backend(judge, kind):
+    assert type(backend_of(judge)) is kind
+
+
+def test_an_object_that_implements_the_protocol_is_used_as_it_is():
+    assert backend_of(OWN) is OWN
+
+
+def test_a_directory_with_a_model_is_a_judge_in_this_process_and_one_without_is_none(tmp_path):
+    with pytest.raises(InvalidInputError, match="There is no MLmodel in that directory"):
+        backend_of(str(tmp_path))
+    (tmp_path / "MLmodel").touch()
+    assert isinstance(backend_of(tmp_path), LocalJudge)
+
+
+def test_every_row_of_the_table_can_be_imported():
+    for kind in JUDGES:
+        judge = resolve(kind, JUDGES, "judge")
+        assert all(hasattr(judge, name) for name in ("ask", "describe", "close"))
+
+
+@pytest.mark.parametrize(
+    ("judge", "words"),
+    [
+        ("modles:/judge", "Did you mean 'models'?"),
+        ("opnai:/gpt-4o", "Did you mean 'openai'?"),
+        ("endpoint:/judge", "Did you mean 'endpoints'?"),
+        ("models:judge/1", "Did you mean 'models:/judge/1'?"),
+        ("gpt-4o", "'http://host:port/v1#model'"),
+        ("", "'http://host:port/v1#model'"),
+        (5, "judge=int cannot be asked"),
+        (None, "judge=NoneType cannot be asked"),
+        ("deployments:/", "names no deployment"),
+        ("http://", "is no http or https URL"),
+        ("http://host:port/v1", "cannot be read"),
+        ("http://host/v1?model=a#b", "names two models"),
+        ({"url": "http://h/v1#a", "model": "b"}, "names model 'a', the settings 'b'"),
+        ({"url": "http://h/v1", "modle": "b"}, "Did you mean 'model'?"),
+        ({"url": "http://h/v1", "timeout_s": 0}, "timeout_s=0"),
+        ({"url": "http://h/v1", "uri": "x"}, "either 'url' or 'uri'"),
+        ({"url": 5}, "either 'url' or 'uri'"),
+        ({}, "its keys are: none"),
+        ({"uri": "models:/judge/1", "timeout_s": 3}, "has no settings here, got 'timeout_s'"),
+        ("no.such.module:judge", "cannot be loaded"),
+        (f"{__name__}:make_string", "gave a str; it must give a backend or a function"),
+    ],
+)
+def test_what_is_no_judge_is_told_what_is(judge, words):
+    with pytest.raises(InvalidInputError) as told:
+        backend_of(judge)
+    assert words in str(told.value)
+
+
+@pytest.mark.parametrize("url", ["http://user:sk-secret@host/v1", "http://host/v1?key=sk-secret", "htp://sk-secret@h"])
+def test_a_key_in_a_url_is_refused_and_not_repeated(url):
+    with pytest.raises(InvalidInputError) as told:
+        backend_of(url)
+    assert "sk-secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "base", "model"),
+    [
+        ("http://h:1", "http://h:1/v1", None),
+        ("http://h:1/", "http://h:1/v1", None),
+        ("http://h:1/v1/", "http://h:1/v1", None),
+        ("http://h:1/v1/chat/completions", "http://h:1/v1", None),
+        ("https://h/openai/v1?model=org%2Fm", "https://h/openai/v1", "org/m"),
+        ("http://[::1]:5001/v1#org/m:0.6b", "http://[::1]:5001/v1", "org/m:0.6b"),
+    ],
+)
+def test_a_url_is_read_as_an_address_and_a_model(url, base, model):
+    described = backend_of(url).describe()
+    assert (described["url"], described["model"]) == (base, model)
