@@ -11,20 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import mlflow
 import pandas as pd
 import requests
@@ -33,26 +29,17 @@ from rich.table import Table
 from tiny_llm import held_out_texts, train_tiny_llm
 
 from mlflow_llm_plugins import quantized_llm
+from mlflow_llm_plugins.evaluation import Comparison, compare_models
+from mlflow_llm_plugins.metrics import latency, perplexity
 
 NAME = "chat"
 CHAMPION = f"models:/{NAME}@champion"
 QUANTIZATIONS = {"fp32": None, "int8": "int8", "NF4": "nf4"}
-TITLES = {"artifact_mb": "artifact MB", "memory_mb": "memory MB", "perplexity": "held-out perplexity"}
 QUESTION = "What is a context manager?"
 SERVER_START_S = 300
-WINDOW = 256  # tokens that the perplexity looks at together
-MAX_WINDOWS = 40
+ROWS, TEXT_LENGTH = 24, 1500  # of held-out text, in characters
 
 console = Console()
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way of storing the model, and what it costs."""
-
-    artifact_mb: float
-    memory_mb: float
-    perplexity: float  # a token, on text the model was not trained on
 
 
 def main() -> None:
@@ -81,9 +68,8 @@ def main() -> None:
         console.print(post_chat(url, arguments.max_tokens))
 
     console.rule("What quantization costs")
-    variants = {name: measure(model, name, value) for name, value in QUANTIZATIONS.items()}
-    console.print(comparison(variants))
-    draw(variants)
+    variants = {name: log_variant(model, name, value) for name, value in QUANTIZATIONS.items()}
+    console.print(table_of(compare(variants, arguments.max_tokens)))
     console.print(f"Look around: mlflow ui --backend-store-uri {store}", soft_wrap=True)
 
 
@@ -176,60 +162,43 @@ def post_chat(url: str, max_tokens: int) -> dict[str, Any]:
     return answer
 
 
-def measure(model: str, name: str, quantization: str | None) -> Variant:
-    """Log the model in this form and measure what comes back from the artifact."""
-    with mlflow.start_run(run_name=name):
+def log_variant(model: str, name: str, quantization: str | None) -> str:
+    """Log the model in this form, and return its URI."""
+    with mlflow.start_run(run_name=f"log {name}"):
         # float32 for all three, so that they differ in nothing but the quantization
-        info = quantized_llm.log_model(model, name=NAME, quantization=quantization, engine_config={"dtype": "float32"})
-        footprint = quantized_llm.load_model(info.model_uri, return_type="model").get_memory_footprint()
-        engine = mlflow.pyfunc.load_model(info.model_uri).get_raw_model()
-        variant = Variant(
-            artifact_mb=artifact_bytes(info.model_uri) / 1e6,
-            memory_mb=footprint / 1e6,
-            perplexity=perplexity(engine),
-        )
-        engine.close()
-        mlflow.log_metrics({"artifact_mb": variant.artifact_mb, "memory_mb": variant.memory_mb})
-        mlflow.log_metric("held_out_perplexity", variant.perplexity)
-    return variant
+        config = {"dtype": "float32"}
+        return quantized_llm.log_model(model, name=NAME, quantization=quantization, engine_config=config).model_uri
 
 
-def artifact_bytes(model_uri: str) -> int:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=folder))
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+def compare(variants: dict[str, str], max_tokens: int) -> Comparison:
+    """Evaluate the variants on text that the tiny model was not trained on; tables and plots go into the run."""
+    texts = [text[:TEXT_LENGTH] for text in held_out_texts()][:ROWS]
+    return compare_models(
+        variants,
+        pd.DataFrame({"prompt": [f"Tell me about this: {text[:40]}" for text in texts], "text": texts}),
+        targets="text",
+        metrics=[perplexity(), latency()],
+        evaluator_config={"params": {"max_tokens": max_tokens}, "latency_sample_size": 4},
+        run_name="comparison",
+    )
 
 
-def perplexity(engine: Any) -> float:
-    """exp of the mean negative log-probability of a token, over windows of held-out text."""
-    windows = [
-        ids[start : start + WINDOW]
-        for ids in (engine.tokenizer(text, verbose=False).input_ids for text in held_out_texts())
-        for start in range(0, len(ids), WINDOW)
-    ]
-    scores = engine.score([window for window in windows if len(window) > 1][:MAX_WINDOWS])
-    logprobs = [logprob for row in scores for logprob in row]
-    return math.exp(-sum(logprobs) / len(logprobs))
-
-
-def comparison(variants: dict[str, Variant]) -> Table:
-    table = Table("", *TITLES.values())
-    for name, variant in variants.items():
-        table.add_row(name, f"{variant.artifact_mb:.2f}", f"{variant.memory_mb:.2f}", f"{variant.perplexity:.2f}")
+def table_of(comparison: Comparison) -> Table:
+    table = Table("", "artifact MB", "weights MB", "latency s", "held-out perplexity", "against fp32, 95% interval")
+    ratios = comparison.differences.query("metric == 'perplexity'").set_index("variant")
+    for row in comparison.table.to_dict("records"):
+        sizes = [f"{row[name] / 1e6:.2f}" for name in ("model/size_bytes", "model/weight_bytes")]
+        figures = [f"{row[name]:.3g}" for name in ("latency", "perplexity")]
+        table.add_row(row["variant"], *sizes, *figures, ratio_of(ratios, row["variant"]))
     return table
 
 
-def draw(variants: dict[str, Variant]) -> None:
-    """Log the table as a chart, with the runs that it compares."""
-    figure, charts = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
-    for chart, (field, title) in zip(charts, TITLES.items(), strict=True):
-        bars = chart.bar(list(variants), [getattr(variant, field) for variant in variants.values()])
-        chart.bar_label(bars, fmt="%.2f")
-        chart.set(title=title)
-        chart.margins(y=0.15)  # room for the labels
-    with mlflow.start_run(run_name="comparison"):
-        mlflow.log_figure(figure, "quantization.png")
-    plt.close(figure)
+def ratio_of(ratios: pd.DataFrame, variant: str) -> str:
+    """How many times higher the perplexity is; the baseline is compared with nothing."""
+    if variant not in ratios.index:
+        return ""
+    estimate, low, high = ratios.loc[variant, ["estimate", "low", "high"]]
+    return f"x {estimate:.3f} ({low:.3f} to {high:.3f})"
 
 
 def free_port() -> int:

@@ -8,6 +8,7 @@ from mlflow_llm_plugins.lookup import resolve
 
 _PACKAGE = "mlflow_llm_plugins.evaluation"
 _EXPORTS = {
+    "Comparison": f"{_PACKAGE}.comparison.compare:Comparison",
     "Variant": f"{_PACKAGE}.comparison.variant:Variant",
     "compare_models": f"{_PACKAGE}.comparison.compare:compare_models",
     "log_generations": f"{_PACKAGE}.generations:log_generations",

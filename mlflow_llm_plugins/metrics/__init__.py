@@ -3,8 +3,8 @@
     from mlflow_llm_plugins.metrics import rouge1
     rouge1()(["a loop repeats"], ["a loop repeats statements"]).scores
 
-To add one: a function that makes it, in a file of its family, and its name here. No module right below may have the name
-of a metric, which it would hide.
+To add one: a function that makes it, in a file of its family, and its name here. No module right below may have the
+name of a metric, which it would hide.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from mlflow_llm_plugins.errors import InvalidInputError
@@ -115,18 +118,27 @@ def _load(uri: str, what: str) -> _Loaded:
         return found
 
 
-def _open(uri: str, what: str) -> _Loaded:
+def load_quietly(uri: str, **options: Any) -> Any:
+    """`mlflow.pyfunc.load_model`, which makes a logged model the active one of its thread: in a thread of its own.
+
+    Later evaluations in the caller's thread would count as those of the model that was loaded last.
+    """
     import mlflow
 
+    with ThreadPoolExecutor(1, thread_name_prefix="llm-load") as executor:
+        return executor.submit(copy_context().run, partial(mlflow.pyfunc.load_model, uri, **options)).result()
+
+
+def _open(uri: str, what: str) -> _Loaded:
     try:
-        model = mlflow.pyfunc.load_model(uri)
+        model = load_quietly(uri)
     except Exception as error:
         raise InvalidInputError(f"{what}: {uri!r} cannot be loaded: {error}") from error
     return _Loaded(model, engine_of(model, what))
 
 
 def _version_of(uri: str) -> tuple[str, str] | None:
-    """What never changes of a registered or logged model: an alias may point elsewhere, a path have another content."""
+    """What never changes of a registered or logged model; an alias may point elsewhere later, a path have new content."""
     import mlflow
     from mlflow.store.artifact.utils.models import _parse_model_uri, get_model_name_and_version
 

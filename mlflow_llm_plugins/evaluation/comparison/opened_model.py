@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_llm_plugins.evaluation.comparison.variant import Variant
+from mlflow_llm_plugins.metrics.models import load_quietly
 
 _logger = logging.getLogger(__name__)
 
@@ -43,12 +44,11 @@ def opened(variant: Variant) -> Iterator[OpenedModel]:
     if not variant.is_loaded_here:
         yield OpenedModel(variant.model, **_sizes(variant.model))
         return
-    import mlflow
     import psutil
 
     gc.collect()  # what the variant before left in circles would count as this one's
     before = psutil.Process().memory_info().rss
-    model = mlflow.pyfunc.load_model(variant.model, model_config=dict(variant.load_config) or None)
+    model = load_quietly(variant.model, model_config=dict(variant.load_config) or None)
     try:
         yield OpenedModel(model, before, **_sizes(model))
     finally:
