@@ -27,7 +27,7 @@ _FLAVOR = "mlflow_llm_plugins.quantized_llm"
 _MARK = "_mlflow_llm_plugins"  # of what is patched already
 _PYFUNC = f"{_FLAVOR}.pyfunc"
 _TARGET = "local"  # of our deployments
-_TABLES = "mlflow_llm_plugins.evaluation.results.artifact_file"
+_TABLES_TAG = "llm.eval_results_table"  # of runs that have a results table of ours
 
 _SERVED = "__pyfunc_model_path__"  # set by MLflow in the process of a server
 _KEYS = "MLFLOW_LLM_API_KEY"
@@ -253,14 +253,26 @@ def keep_tables_apart(evaluators: Any) -> None:
 
     @functools.wraps(stock)
     def log_eval_table(self: Any, *args: Any, **kwargs: Any) -> Any:
-        files = sys.modules.get(_TABLES)  # imported by evaluations of ours in this process, by nothing else
-        if files is not None:
-            prefix = self.evaluator_config.get("metric_prefix")
-            files.make_room(self.run_id, prefix if isinstance(prefix, str) else "")
+        try:
+            _make_room(self)
+        except Exception:
+            _logger.debug("Nobody knows whether the run has a table of ours.", exc_info=True)
         return stock(self, *args, **kwargs)
 
     setattr(log_eval_table, _MARK, True)
     evaluators.BuiltInEvaluator.log_eval_table = log_eval_table
+
+
+def _make_room(evaluator: Any) -> None:
+    """Where the evaluator is about to log a table, and the run's tag says that it has one of ours."""
+    values = evaluator.metrics_values.values()
+    if all(value.scores is None and value.justifications is None for value in values):
+        return
+    if _TABLES_TAG in evaluator.client.get_run(evaluator.run_id).data.tags:
+        from mlflow_llm_plugins.evaluation.results.artifact_file import make_room
+
+        prefix = evaluator.evaluator_config.get("metric_prefix")
+        make_room(evaluator.run_id, prefix if isinstance(prefix, str) else "")
 
 
 PATCHES: dict[str, Patch] = {

@@ -359,7 +359,7 @@ def test_a_file_that_is_not_there_is_told_in_one_line(asked, stock_read_json, tm
 
 
 def test_evaluations_of_others_stay_as_they_are_where_ours_never_ran(tmp_path):
-    """The evaluator's tables are looked for only in a process that has logged some."""
+    """Nothing of the evaluator is loaded for runs that have no table of its."""
     code = """
         import mlflow, pandas, sys
         from mlflow.models.evaluation.default_evaluator import BuiltInEvaluator

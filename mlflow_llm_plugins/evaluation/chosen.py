@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mlflow.models.evaluation.base import EvaluationMetric
 
-from mlflow_llm_plugins.evaluation.columns import Columns, missing_parameters
+from mlflow_llm_plugins.evaluation.columns import Columns, missing_parameters, parameters_of
 from mlflow_llm_plugins.evaluation.model_types import default_metrics
 from mlflow_llm_plugins.metrics.metric import LLMMetric
 from mlflow_llm_plugins.metrics.naming import metric_of, metrics_of
@@ -51,7 +50,7 @@ def chosen_metrics(
 
 def reads(metric: EvaluationMetric, parameters: Iterable[str]) -> bool:
     """Whether the metric has any of these parameters."""
-    return not set(parameters).isdisjoint(inspect.signature(metric.eval_fn).parameters)
+    return not set(parameters).isdisjoint(parameters_of(metric))
 
 
 def _is_possible(metric: EvaluationMetric, columns: Columns, has_engine: bool) -> bool:

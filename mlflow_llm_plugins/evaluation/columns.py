@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 from mlflow.models.evaluation.base import EvaluationMetric
 
 from mlflow_llm_plugins.lookup import did_you_mean
+from mlflow_llm_plugins.metrics.metric import LLMMetric
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,10 @@ class Columns:
     measured: Mapping[str, Any] = field(default_factory=dict)  # of this evaluator: latencies and the engine
     mapping: Mapping[str, Any] = field(default_factory=dict)  # parameter -> column's name, or a column
 
-    def find(self, parameter: str) -> Any:
-        """The column for a parameter, a pandas Series where it has one value a row.
+    def find(self, parameter: str, metric: EvaluationMetric) -> Any:
+        """The argument for a parameter of a metric, a pandas Series where it has one value a row.
+
+        Metrics of this package get what the evaluator measured, whatever columns of that name the data have.
 
         Raises:
             KeyError: There is none.
@@ -36,14 +39,24 @@ class Columns:
         if not isinstance(name, str):
             return name
         if name in ("predictions", self.predictions_name):
-            return None if self.predictions is None else pd.Series(list(self.predictions), dtype=object)
+            return None if self.predictions is None else _series(self.predictions)
         if name in ("targets", self.targets_name) and self.targets is not None:
-            return pd.Series(list(self.targets), dtype=object)
+            return _series(self.targets)
+        if name in self.measured and parameter not in self.mapping and isinstance(metric, LLMMetric):
+            return self.measured[name]
         if name in self.inputs.columns:
             return self.inputs[name]
         if name in self.outputs:
-            return pd.Series(list(self.outputs[name]), dtype=object)
+            return _series(self.outputs[name])
         return self.measured[name]
+
+    def has(self, parameter: str, metric: EvaluationMetric) -> bool:
+        """Whether there is an argument for the parameter."""
+        try:
+            self.find(parameter, metric)
+        except KeyError:
+            return False
+        return True
 
     def names(self) -> list[str]:
         """What can be found."""
@@ -51,19 +64,19 @@ class Columns:
         return [*own, *map(str, self.inputs.columns), *self.outputs]
 
 
-def missing_parameters(metric: EvaluationMetric, columns: Columns, others: Sequence[str]) -> list[str]:
+def missing_parameters(metric: EvaluationMetric, columns: Columns, others: Iterable[str]) -> list[str]:
     """The parameters of a metric that nothing is there for.
 
     Args:
         metric: Any evaluator's.
         columns: Of the data, whether predictions are made or not.
-        others: Names of the other metrics of the evaluation.
+        others: Names of metrics that it may get the results of.
     """
-    parameters = _parameters(metric)
     if is_legacy(metric):
         return []
+    parameters = parameters_of(metric)
     needed = [name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
-    return [name for name in needed if not (name in others or name == "metrics" or _has(columns, name))]
+    return [name for name in needed if not (name == "metrics" or name in others or columns.has(name, metric))]
 
 
 def missing_message(metric: EvaluationMetric, missing: Sequence[str], columns: Columns) -> str:
@@ -80,36 +93,14 @@ def missing_message(metric: EvaluationMetric, missing: Sequence[str], columns: C
 
 def is_legacy(metric: EvaluationMetric) -> bool:
     """Whether the metric takes a table of predictions and targets, and the figures so far."""
-    names = list(_parameters(metric))
+    names = list(parameters_of(metric))
     return len(names) == 2 and names[0] != "predictions" and names[1] != "targets"
 
 
-def arguments(metric: EvaluationMetric, columns: Columns, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a metric whose parameters are all there; those with a default that are not keep it.
-
-    Args:
-        metric: Any evaluator's.
-        columns: With predictions.
-        values: Results of metrics computed before, by their names.
-    """
-    found = {}
-    for name in _parameters(metric):
-        if name == "metrics":
-            found[name] = dict(values)
-        elif _has(columns, name):
-            found[name] = columns.find(name)
-        elif name in values:
-            found[name] = values[name]
-    return found
-
-
-def _parameters(metric: EvaluationMetric) -> Mapping[str, inspect.Parameter]:
+def parameters_of(metric: EvaluationMetric) -> Mapping[str, inspect.Parameter]:
+    """Of the metric's function, by name."""
     return inspect.signature(metric.eval_fn).parameters
 
 
-def _has(columns: Columns, name: str) -> bool:
-    try:
-        columns.find(name)
-    except KeyError:
-        return False
-    return True
+def _series(values: Sequence[Any]) -> pd.Series:
+    return pd.Series(list(values), dtype=object)

@@ -1,17 +1,36 @@
-"""Conversations as text, for metrics and judges that read one."""
+"""What rows say: conversations as text, for metrics and judges that read one, and whether something repeats it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+_LONG_WORD = 5
+
 
 def as_texts(column: Iterable[Any]) -> pd.Series:
     """Each conversation as text, a single message without its role; whatever else a cell holds, as it is."""
     return pd.Series([_text(cell) for cell in column], dtype=object)
+
+
+def quotes(said: str, cells: Iterable[Any]) -> bool:
+    """Whether a text has a longer word of any of the cells, so may repeat what should stay in the table."""
+    words = (word for cell in cells for text in _strings(cell) for word in text.split())
+    return any(len(word) >= _LONG_WORD and word in said for word in words)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list | tuple | np.ndarray):
+        for item in value:
+            yield from _strings(item)
 
 
 def _text(cell: Any) -> Any:

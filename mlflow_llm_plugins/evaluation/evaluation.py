@@ -15,14 +15,14 @@ from mlflow.models.evaluation.base import EvaluationMetric, EvaluationResult
 from mlflow_llm_plugins.errors import GenerationError
 from mlflow_llm_plugins.evaluation.chosen import chosen_metrics, reads
 from mlflow_llm_plugins.evaluation.columns import Columns
-from mlflow_llm_plugins.evaluation.computing import Computed, compute_all, figures, prepare
-from mlflow_llm_plugins.evaluation.conversations import as_texts
+from mlflow_llm_plugins.evaluation.computing import compute_all, figures, prepare
+from mlflow_llm_plugins.evaluation.conversations import as_texts, quotes
 from mlflow_llm_plugins.evaluation.invitation import others_take_part
 from mlflow_llm_plugins.evaluation.measured import UNLOADED, say_what_is_not_timed, unloaded_columns
 from mlflow_llm_plugins.evaluation.predictions import PeakMemory, Prediction, PredictOptions, Source, source_of
 from mlflow_llm_plugins.evaluation.predictions.features import INPUT_COLUMNS
 from mlflow_llm_plugins.evaluation.results.record import log_record
-from mlflow_llm_plugins.evaluation.results.run import Outcome, log_outcome
+from mlflow_llm_plugins.evaluation.results.run import Outcome, log_figures, log_outcome
 from mlflow_llm_plugins.evaluation.results.run_figures import loaded_figures
 from mlflow_llm_plugins.evaluation.settings import EvaluatorSettings, parse_settings
 from mlflow_llm_plugins.metrics.models import find_engine
@@ -63,18 +63,14 @@ class Evaluation:
         settings = parse_settings(evaluator_config)
         if custom_artifacts:
             _logger.warning("custom_artifacts are left to MLflow's default evaluator.")
+        if model is None and settings.params:
+            _logger.warning("params are not used: the predictions are made already.")
         frame = _features(dataset)
-        source = source_of(
-            model,
-            dataset.features_data,
-            _options(settings, predictions_column),
-            feature_names=dataset.feature_names,
-            predictions=dataset.predictions_data,
-        )
+        source = source_of(model, frame, _options(settings, predictions_column), predictions=dataset.predictions_data)
         engine = find_engine(model)
         columns = _columns(dataset, frame, settings, predictions_column, engine)
         metrics = chosen_metrics(model_type, settings.metrics, extra_metrics, columns, engine is not None)
-        prepare(metrics, columns)
+        prepare(metrics, columns, more_columns=source.gives_columns)
         return cls(settings, metrics, source, columns, dataset, model is not None)
 
     def run(self, run_id: str, model_id: str | None) -> EvaluationResult:
@@ -96,9 +92,13 @@ class Evaluation:
             unloaded=[None if each is None else each.latency for each in unloaded],
             figures={**loaded, **figures(computed)},
         )
-        result = log_outcome(outcome, self.dataset, self.settings, run_id, model_id, others_take_part())
-        result.artifacts.update(self._record(computed, run_id))
-        self._raise_if_too_few(predictions)
+        result = log_outcome(outcome, self.settings, run_id, others_take_part())
+        result.artifacts.update(log_record(computed, self.source.describe(), self.settings, run_id))
+        failure = self._failure(predictions)
+        if model_id is None or failure is not None:  # else MLflow logs the figures of all evaluators, to both, once
+            log_figures(result.metrics, self.dataset, run_id, model_id)
+        if failure is not None:
+            raise failure
         return result
 
     def _unloaded(self) -> list[Prediction | None]:
@@ -112,7 +112,7 @@ class Evaluation:
         return sample
 
     def _loaded(self) -> tuple[list[Prediction], dict[str, float]]:
-        with PeakMemory() if self.asks_model else nullcontext() as memory:
+        with PeakMemory() if self.source.runs_here else nullcontext() as memory:
             started = time.perf_counter()
             predictions = self.source.predict_all(progress=self.settings.progress)
             wall_s = time.perf_counter() - started
@@ -132,26 +132,25 @@ class Evaluation:
             },
         )
 
-    def _record(self, computed: Sequence[Computed], run_id: str) -> dict[str, Any]:
-        return log_record(computed, self.source.describe(), self.settings, run_id)
-
-    def _raise_if_too_few(self, predictions: Sequence[Prediction]) -> None:
-        errors = [prediction.error for prediction in predictions if prediction.error is not None]
-        rate, limit = len(errors) / len(predictions), self.settings.max_error_rate
-        if rate > limit:
-            raise GenerationError(
-                f"{len(errors)} of {len(predictions)} rows have no answer, more than max_error_rate={limit:g} allows; "
-                f"the first reason: {errors[0]} All reasons are in the run's table, column error."
-            )
+    def _failure(self, predictions: Sequence[Prediction]) -> GenerationError | None:
+        """The error where too few rows have an answer."""
+        failed = [i for i, prediction in enumerate(predictions) if prediction.error is not None]
+        limit = self.settings.max_error_rate
+        if len(failed) / len(predictions) <= limit:
+            return None
+        reason = str(predictions[failed[0]].error)
+        is_quoting = quotes(reason, self.columns.inputs.iloc[failed[0]])
+        return GenerationError(
+            f"{len(failed)} of {len(predictions)} rows have no answer, more than max_error_rate={limit:g} allows. "
+            f"{'' if is_quoting else f'The first one: {reason} '}All reasons are in the run's table, column error."
+        )
 
 
 def _features(dataset: Any) -> pd.DataFrame:
-    """The data without targets and predictions, as a table."""
-    data = dataset.features_data
-    if isinstance(data, pd.DataFrame):
-        return data.reset_index(drop=True)
-    cells = data if data.ndim == 2 else data.reshape(len(data), -1)
-    return pd.DataFrame(cells, columns=list(dataset.feature_names))
+    """The data without targets and predictions, as the table that MLflow's default evaluator makes of them."""
+    frame = pd.DataFrame(dataset.features_data).reset_index(drop=True)
+    names = list(dataset.feature_names or frame.columns)
+    return frame.rename(columns=dict(zip(frame.columns, names, strict=False)))
 
 
 def _options(settings: EvaluatorSettings, predictions_column: str | None) -> PredictOptions:
@@ -174,17 +173,18 @@ def _columns(
         targets_name=dataset.targets_name,
         predictions_name=predictions_column or dataset.predictions_name,
         measured={} if engine is None else {"engine": engine},
-        mapping=_mapping(frame, settings.col_mapping),
+        mapping=_mapping(frame, settings.col_mapping, dataset.predictions_data is None),
     )
 
 
-def _mapping(frame: pd.DataFrame, given: Mapping[str, Any]) -> dict[str, Any]:
+def _mapping(frame: pd.DataFrame, given: Mapping[str, Any], is_asked: bool) -> dict[str, Any]:
     """With `inputs` for metrics: what the model is asked, conversations as text."""
     name = given.get("inputs", "inputs")
     if not isinstance(name, str):
         return dict(given)
     if name not in frame.columns:
-        likely = list(frame.columns) if len(frame.columns) == 1 else [c for c in frame.columns if c in INPUT_COLUMNS]
+        likely = [column for column in frame.columns if column in INPUT_COLUMNS]
+        likely = list(frame.columns) if is_asked and len(frame.columns) == 1 else likely
         if "inputs" in given or len(likely) != 1:
             return dict(given)
         name = likely[0]

@@ -85,8 +85,9 @@ class _Answer:
         times = _field(output, "token_times")
         self.text = _text(output)
         self.model = _field(output, "model")
-        self.prompt_tokens = _field(usage, "prompt_tokens") or _field(output, "prompt_tokens")
-        self.completion_tokens = _field(usage, "completion_tokens") or _field(output, "completion_tokens")
+        counted = output if usage is None else usage
+        self.prompt_tokens = _field(counted, "prompt_tokens")
+        self.completion_tokens = _field(counted, "completion_tokens")
         self.latency = times[-1] if times is not None and len(times) else None
 
 

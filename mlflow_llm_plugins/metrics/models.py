@@ -138,13 +138,14 @@ def _open(uri: str, what: str) -> _Loaded:
 
 
 def _version_of(uri: str) -> tuple[str, str] | None:
-    """What never changes of a registered or logged model; an alias may point elsewhere later, a path have new content."""
+    """What never changes of a logged or registered model; an alias may point elsewhere later, a path hold others."""
     import mlflow
-    from mlflow.store.artifact.utils.models import _parse_model_uri, get_model_name_and_version
 
     if not uri.startswith("models:/"):
         return None
     try:
+        from mlflow.store.artifact.utils.models import _parse_model_uri, get_model_name_and_version
+
         logged = _parse_model_uri(uri).model_id
         if logged is not None:
             return mlflow.get_tracking_uri(), str(logged)

@@ -1,10 +1,11 @@
-"""Many requests of one call, a bounded number of them in the engine at the same time, answers in order."""
+"""Many requests of one call, a bounded number of them in the engine at the same time; answers in order of requests."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from mlflow_llm_plugins.errors import EngineUnavailableError, LLMError, QueueFullError
@@ -12,6 +13,7 @@ from mlflow_llm_plugins.generation import GenerationEngine, GenerationOutput, Ge
 from mlflow_llm_plugins.generation.call_scope import current_scope, in_current_scope
 
 _SHORT = 16  # up to so many requests nobody wants a progress bar
+_PATIENCE_S = 60.0
 
 
 def generate_all(
@@ -123,7 +125,8 @@ class _Window:
         self._size = size
         self._guard = guard
         self._bar = bar
-        self._open: deque[tuple[int, GenerationStream]] = deque()
+        self._open: dict[int, GenerationStream] = {}
+        self._ended: SimpleQueue[int] = SimpleQueue()  # numbers of open ones that have ended, in that order
         self._outputs: dict[int, GenerationOutput] = {}
 
     def __enter__(self) -> _Window:
@@ -131,9 +134,9 @@ class _Window:
 
     def __exit__(self, *_: object) -> None:
         """Leave nothing of ours in the engine."""
-        for _i, stream in self._open:
+        for stream in self._open.values():
             stream.cancel()
-        for _i, stream in self._open:
+        for stream in self._open.values():
             with suppress(LLMError):
                 stream.result()
 
@@ -142,30 +145,41 @@ class _Window:
         for index, request in requests:
             self._submit(index, request)
         while self._open:
-            self._collect_oldest()
+            self._collect_next()
         return self._outputs
 
     def _submit(self, index: int, request: GenerationRequest) -> None:
         """Hand the request to the engine, after waiting for room."""
         while len(self._open) >= self._size:
-            self._collect_oldest()
+            self._collect_next()
         while self._is_kept_out(index, request):
-            self._collect_oldest()
+            self._collect_next()
 
     def _is_kept_out(self, index: int, request: GenerationRequest) -> bool:
         """Try to submit; True where the queue is full and one of ours will leave it."""
         with self._guard(index):
             try:
-                self._open.append((index, in_current_scope(self._engine.submit(request))))
+                self._open[index] = in_current_scope(self._engine.submit(request))
             except QueueFullError:
                 if not self._open:
                     raise
                 return True
+            self._open[index].add_done_callback(partial(self._ended.put, index))
         return False
 
-    def _collect_oldest(self) -> None:
-        index, stream = self._open[0]
+    def _collect_next(self) -> None:
+        """Take the next answer that is there, whichever it is: one long answer must not keep the others waiting."""
+        index = self._next_ended()
         with self._guard(index):
-            self._outputs[index] = stream.result()
+            self._outputs[index] = self._open[index].result()
             self._bar.update()
-        self._open.popleft()
+        del self._open[index]
+
+    def _next_ended(self) -> int:
+        while True:
+            try:
+                index = self._ended.get(timeout=_PATIENCE_S)
+            except Empty:  # an engine that says nothing; waiting for one answer ends at its deadline
+                return next(iter(self._open))
+            if index in self._open:  # not taken by such a wait
+                return index

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import mlflow
 import pandas as pd
@@ -306,3 +309,121 @@ def test_default_evaluator_that_comes_later_in_the_run_finds_the_short_name_free
         "llm_eval_results_table_2.json": 5,
     }
     assert "ari_grade_level/v1/score" in tables["eval_results_table.json"]
+
+
+def test_columns_of_the_data_do_not_pass_for_what_was_measured(questions, tracking):
+    rows = questions[["question"]].assign(latencies=9.0, engine="mine")
+    result = evaluate(
+        lambda frame: ["fine"] * len(frame),
+        rows,
+        {"col_mapping": {"inputs": "question"}},
+        model_type=None,
+        extra_metrics=["latency"],
+    )
+    assert result.metrics["latency/v1/mean"] < 1
+
+
+def test_metrics_from_outside_are_called_as_mlflow_calls_them(answered, tracking):
+    def by_position(predictions, targets, /):
+        return 1.0
+
+    def by_keys(predictions, metrics):
+        return metrics["exact_match/v1"].aggregate_results["mean"]
+
+    def oldest(eval_df, builtin_metrics):
+        return builtin_metrics["exact_match/v1/mean"] + len(eval_df)
+
+    functions = [by_position, by_keys, oldest]
+    made = [mlflow.models.make_metric(eval_fn=function, greater_is_better=True) for function in functions]
+    result = evaluate(
+        data=answered, predictions="answer", targets="truth", model_type=None, extra_metrics=["exact_match", *made]
+    )
+    assert [result.metrics[function.__name__] for function in functions] == [1.0, 0.5, 4.5]
+
+
+def test_integer_labels_stay_integers_for_metrics_of_scikit_learn(tracking):
+    rows = pd.DataFrame({"truth": [1, 0, 1, 1], "answer": [1, 0, 0, 1]})
+    arguments = {"data": rows, "predictions": "answer", "targets": "truth", "model_type": None}
+    ours = evaluate(**arguments, extra_metrics=[mlflow.metrics.f1_score()])
+    stock = mlflow.models.evaluate(**arguments, extra_metrics=[mlflow.metrics.f1_score()], evaluators="default")
+    assert ours.metrics["f1_score"] == stock.metrics["f1_score"]
+
+
+def test_metric_may_need_another_column_of_the_model(questions, tracking):
+    def cited(predictions, sources):
+        return float(sum(source == "book" for source in sources))
+
+    result = evaluate(
+        lambda frame: pd.DataFrame({"answer": ["a"] * len(frame), "sources": ["book"] * len(frame)}),
+        questions[["question"]],
+        model_type=None,
+        predictions="answer",
+        extra_metrics=[mlflow.models.make_metric(eval_fn=cited, greater_is_better=True)],
+    )
+    assert result.metrics["cited"] == 5
+
+
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        (["What?", "Why?"], None),
+        ([["What?"], ["Why?"]], ["question"]),
+        (pd.DataFrame({0: ["What?", "Why?"]}), None),
+    ],
+)
+def test_data_of_any_form_reach_a_function_as_mlflow_hands_them_over(data, names, tracking):
+    def seen_by(evaluators, **arguments):
+        seen = []
+
+        def answer(frame):
+            seen.extend(frame.to_dict("records"))
+            return ["fine"] * len(frame)
+
+        mlflow.models.evaluate(answer, data, feature_names=names, evaluators=evaluators, **arguments)
+        return seen
+
+    stock = seen_by("default", model_type=None, extra_metrics=[mlflow.metrics.ari_grade_level()])
+    assert seen_by("llm", model_type="text", evaluator_config={"max_workers": 1}) == stock
+
+
+def test_figures_of_a_failed_evaluation_are_logged_to_run_and_model(tiny_llama, tracking):
+    from mlflow_llm_plugins import quantized_llm
+
+    info = quantized_llm.log_model(str(tiny_llama), name="chat", bundle_plugin=False)
+    with mlflow.start_run() as run:
+        with pytest.raises(MlflowException, match="2 of 2 rows have no answer"):
+            evaluate(info.model_uri, pd.DataFrame({"inputs": ["word " * 5000, "word " * 6000]}), model_type="text")
+    assert mlflow.get_run(run.info.run_id).data.metrics["error_rate"] == 1
+    assert "error_rate" in {metric.key for metric in mlflow.get_logged_model(info.model_id).metrics}
+
+
+def test_error_of_the_whole_does_not_repeat_a_row(chat_model, tracking):
+    rows = pd.DataFrame({"messages": [[{"role": "SECRETROLE", "content": "hi"}]]})
+    with pytest.raises(MlflowException, match="1 of 1 rows have no answer") as raised:
+        evaluate(chat_model, rows, model_type="chat")
+    assert "SECRETROLE" not in str(raised.value)
+
+
+def test_no_metric_may_take_the_name_of_a_figure(answered, tracking):
+    with pytest.raises(MlflowException, match="No metric may be called 'error_rate'"):
+        metric = mlflow.models.make_metric(eval_fn=lambda predictions: 1.0, greater_is_better=True, name="error_rate")
+        evaluate(data=answered, predictions="answer", model_type=None, extra_metrics=[metric])
+
+
+def test_default_evaluator_of_another_process_finds_the_short_name_free(answered, tracking, tmp_path):
+    answered = answered.fillna("It is 2.")
+    with mlflow.start_run() as run:
+        evaluate(data=answered, predictions="answer", model_type=None, extra_metrics=["word_count"])
+    code = f"""
+import mlflow, pandas
+with mlflow.start_run(run_id={run.info.run_id!r}):
+    mlflow.models.evaluate(data=pandas.DataFrame({{"a": ["x", "y"]}}), predictions="a", model_type=None,
+                           evaluators="default", extra_metrics=[mlflow.metrics.ari_grade_level()])
+"""
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=120)
+    rows = {
+        name: len(mlflow.load_table(name, run_ids=[run.info.run_id]))
+        for name in ("eval_results_table.json", "llm_eval_results_table.json")
+    }
+    assert rows == {"eval_results_table.json": 2, "llm_eval_results_table.json": 5}

@@ -72,5 +72,5 @@ def test_unknown_model_is_refused_with_its_uri_and_purpose(tracking):
 
 
 def test_function_is_refused():
-    with pytest.raises(InvalidInputError, match="needs a model whose probabilities can be read.*got function"):
+    with pytest.raises(InvalidInputError, match=r"needs a model whose probabilities can be read.*got function"):
         ModelHandle(lambda frame: frame, "a judge").engine()

@@ -63,6 +63,16 @@ class EndpointSource:
         """Whether, as far as is known, single tokens can be timed."""
         return bool(self._streams)
 
+    @property
+    def runs_here(self) -> bool:
+        """It is behind HTTP."""
+        return False
+
+    @property
+    def gives_columns(self) -> bool:
+        """Texts only."""
+        return False
+
     def predict_all(self, *, progress: bool = True) -> list[Prediction]:
         """See `Source`."""
         return ask_each(self._whole, len(self._rows), self._max_in_flight, progress=progress)

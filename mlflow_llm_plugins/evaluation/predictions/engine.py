@@ -51,6 +51,16 @@ class EngineSource:
         """It knows the time of each token."""
         return True
 
+    @property
+    def runs_here(self) -> bool:
+        """It does."""
+        return True
+
+    @property
+    def gives_columns(self) -> bool:
+        """Texts only."""
+        return False
+
     def predict_all(self, *, progress: bool = True) -> list[Prediction]:
         """See `Source`."""
         return self._predict(self.rows, self.max_in_flight, progress)

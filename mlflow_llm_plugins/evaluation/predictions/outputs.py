@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,8 @@ def _of_value(value: Any, others: Mapping[str, Any] | None = None) -> Prediction
     value = value.item() if isinstance(value, np.generic) else value
     if is_missing(value):
         raise NoAnswerError("the model gave no answer")
+    if isinstance(value, Iterator):
+        raise NoAnswerError(f"the model gave a {type(value).__name__}, not its values; have it return a list")
     return Prediction(output=value, others=others or {})
 
 

@@ -35,6 +35,16 @@ class RowwiseSource:
         """Only whole answers are seen."""
         return False
 
+    @property
+    def runs_here(self) -> bool:
+        """Not where MLflow serves it in another environment."""
+        return not _is_served(self.model)
+
+    @property
+    def gives_columns(self) -> bool:
+        """Tables and dictionaries have them."""
+        return True
+
     def predict_all(self, *, progress: bool = True) -> list[Prediction]:
         """See `Source`."""
         return ask_each(self._ask, len(self.features), self.workers, progress=progress)
@@ -57,6 +67,11 @@ class RowwiseSource:
         result = self.model.predict(data, params=params) if params else self.model.predict(data)
         latency = time.perf_counter() - started
         return replace(read_output(result, self.options.predictions_column), latency=latency)
+
+
+def _is_served(model: Any) -> bool:
+    """Whether MLflow runs the model in a process of its own."""
+    return getattr(model, "_client", None) is not None
 
 
 def _is_one_at_a_time(model: Any) -> bool:

@@ -26,6 +26,14 @@ class Source(Protocol):
     def can_stream(self) -> bool:
         """Whether single tokens are timed; of endpoints certain only after `predict_unloaded`."""
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether the model is in this process, so that memory and CPU time of the process are the model's."""
+
+    @property
+    def gives_columns(self) -> bool:
+        """Whether answers may come with other columns, which are known only then."""
+
     def predict_all(self, *, progress: bool = True) -> list[Prediction]:
         """Answers to all rows, as many in flight as allowed; their times are those of a loaded model.
 

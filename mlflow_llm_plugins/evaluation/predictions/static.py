@@ -34,6 +34,16 @@ class StaticSource:
         """Nothing is measured."""
         return False
 
+    @property
+    def runs_here(self) -> bool:
+        """Nothing runs."""
+        return False
+
+    @property
+    def gives_columns(self) -> bool:
+        """All columns are in the data."""
+        return False
+
     def predict_all(self, *, progress: bool = True) -> list[Prediction]:
         """See `Source`."""
         return [_prediction(output) for output in self.outputs]

@@ -12,6 +12,7 @@ import logging
 import os
 import posixpath
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -26,6 +27,7 @@ _logger = logging.getLogger(__name__)
 SHORT_FILE = "eval_results_table.json"  # also of MLflow's default evaluator
 OWN_STEM = "llm_eval_results_table"
 FILES_TAG = "llm.eval_results_table"  # of a run: a JSON list of the files that are ours
+_choosing = threading.Lock()  # threads that evaluate into one run
 _NO_ROWS = '{"columns":[],"data":[]}'
 
 
@@ -49,9 +51,10 @@ def log_results_table(frame: pd.DataFrame, run_id: str, others: bool, prefix: st
     from mlflow.models.evaluation.artifacts import JsonEvaluationArtifact
     from mlflow.tracking.artifact_utils import get_artifact_uri
 
-    file = table_file(run_id, others, prefix)
-    mlflow.log_table(frame, file, run_id=run_id)
-    _set_own_files(run_id, [*_own_files(run_id), file])
+    with _choosing:
+        file = table_file(run_id, others, prefix)
+        mlflow.log_table(frame, file, run_id=run_id)
+        _set_own_files(run_id, [*_own_files(run_id), file])
     content = json.loads(frame.to_json(orient="split", index=False, date_format="iso"))  # as MLflow writes it
     return LoggedTable(file, JsonEvaluationArtifact(uri=get_artifact_uri(run_id, file), content=content))
 

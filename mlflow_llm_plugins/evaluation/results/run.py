@@ -33,17 +33,13 @@ class Outcome:
     figures: Mapping[str, float]
 
 
-def log_outcome(
-    outcome: Outcome, dataset: Any, settings: EvaluatorSettings, run_id: str, model_id: str | None, others: bool
-) -> EvaluationResult:
-    """Log table, plots and figures.
+def log_outcome(outcome: Outcome, settings: EvaluatorSettings, run_id: str, others: bool) -> EvaluationResult:
+    """Log table and plots.
 
     Args:
         outcome: To log.
-        dataset: MLflow's EvaluationDataset, which the figures are logged with.
         settings: Whether plots are wanted, and the prefix.
         run_id: The run.
-        model_id: Of the logged model. With one, MLflow logs the figures of all evaluators itself, once.
         others: Whether other evaluators take part.
     """
     prefix = settings.metric_prefix
@@ -61,16 +57,23 @@ def log_outcome(
     artifacts = {OWN_STEM if others else _TABLE: logged.artifact}
     if settings.plots:
         artifacts |= log_plots(outcome.predictions, outcome.values, run_id, unloaded=outcome.unloaded, prefix=prefix)
-    if model_id is None:
-        _log_figures(figures, dataset, run_id)
     return EvaluationResult(metrics=figures, artifacts=artifacts, run_id=run_id)
 
 
-def _log_figures(figures: Mapping[str, float], dataset: Any, run_id: str) -> None:
+def log_figures(figures: Mapping[str, float], dataset: Any, run_id: str, model_id: str | None) -> None:
+    """Log the figures with the data that they are of.
+
+    Args:
+        figures: By their keys.
+        dataset: MLflow's EvaluationDataset.
+        run_id: The run.
+        model_id: Of the logged model that they are of; None where there is none.
+    """
     from mlflow import MlflowClient
     from mlflow.entities import Metric
     from mlflow.utils.time import get_current_time_millis
 
     now = get_current_time_millis()
-    about = {"dataset_name": dataset.name, "dataset_digest": dataset.digest, "run_id": run_id}
-    MlflowClient().log_batch(run_id, metrics=[Metric(key, value, now, 0, **about) for key, value in figures.items()])
+    about = {"dataset_name": dataset.name, "dataset_digest": dataset.digest, "model_id": model_id}
+    metrics = [Metric(key, value, now, 0, run_id=run_id, **about) for key, value in figures.items()]
+    MlflowClient().log_batch(run_id, metrics=metrics)

@@ -1,0 +1,45 @@
+"""The rows of the evaluation's benchmark as an MLflow run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from benchmarks.evaluated.rows import About, Row
+
+_NOT_IN_NAMES = re.compile(r"[^\w\-. /]")
+
+
+def log_run(rows: Sequence[Row], settings: Mapping[str, object], files: Iterable[Path]) -> str:
+    """Log the rows of one model to the active tracking store and experiment.
+
+    Args:
+        rows: Every figure is a metric `what/load/contender/figure`.
+        settings: More parameters.
+        files: Artifacts.
+
+    Returns:
+        The id of the run.
+    """
+    import mlflow
+
+    about = {field.name: getattr(rows[0], field.name) for field in fields(About) if field.name != "what"}
+    with mlflow.start_run(run_name=f"evaluation {rows[0].model}") as run:
+        mlflow.log_params({**about, **settings})
+        mlflow.log_metrics(metrics_of(rows))
+        for file in files:
+            mlflow.log_artifact(str(file))
+    return str(run.info.run_id)
+
+
+def metrics_of(rows: Sequence[Row]) -> dict[str, float]:
+    """Name -> value of all that was measured."""
+    return {name_of(row): row.value for row in rows if row.value is not None}
+
+
+def name_of(row: Row) -> str:
+    """As MLflow allows it: without brackets, and with "per" for a fraction."""
+    parts = (row.what, row.load, row.contender, row.figure.replace(" / ", " per "))
+    return "/".join(_NOT_IN_NAMES.sub("", part) for part in parts if part)
