@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ class LLMEvaluator(ModelEvaluator):
         """
         from mlflow_llm_plugins.evaluation.evaluation import Evaluation
 
+        _keep_warnings_shown()
         with mlflow_errors():
             evaluation = Evaluation.of(
                 model=model,
@@ -55,3 +57,14 @@ class LLMEvaluator(ModelEvaluator):
                 predictions_column=predictions,
             )
             return evaluation.run(run_id=run_id, model_id=model_id)
+
+
+def _keep_warnings_shown() -> None:
+    """Undo for this package what MLflow has just done to the whole process.
+
+    Where torch is loaded, an evaluation imports `mlflow.pytorch._lightning_autolog`, which has Python's root logger
+    show errors only (to 3.17): metrics without a value and judges that cannot be trusted would go unnoticed.
+    """
+    ours = logging.getLogger(__name__.partition(".")[0])
+    if ours.level == logging.NOTSET and ours.getEffectiveLevel() > logging.WARNING:
+        ours.setLevel(logging.WARNING)

@@ -427,3 +427,21 @@ with mlflow.start_run(run_id={run.info.run_id!r}):
         for name in ("eval_results_table.json", "llm_eval_results_table.json")
     }
     assert rows == {"eval_results_table.json": 2, "llm_eval_results_table.json": 5}
+
+
+def test_warnings_are_seen_where_mlflow_hides_those_of_the_whole_process(tracking, tmp_path):
+    code = """
+import torch, mlflow, pandas
+from mlflow.models import make_metric
+
+def broken(predictions):
+    raise RuntimeError
+
+mlflow.models.evaluate(
+    data=pandas.DataFrame({"a": ["x"]}), predictions="a", model_type="text", evaluators="llm",
+    extra_metrics=[make_metric(eval_fn=broken, greater_is_better=True)],
+)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Metric 'broken' has no value: it raised RuntimeError" in done.stderr
