@@ -19,8 +19,8 @@ TORCH = [
     "llguidance>=1.3",
 ]
 EVALUATION = [
-    *["textstat>=0.7.13", "evaluate>=0.4.5", "rouge-score>=0.1.2", "sacrebleu>=2.5", "rapidfuzz>=3.9"],
-    *["regex", "jsonschema>=4.18", "scipy>=1.11", "matplotlib>=3.8"],
+    *["textstat>=0.7.13", "nltk>=3.9.1", "pyphen>=0.17", "evaluate>=0.4.5", "rouge-score>=0.1.2", "sacrebleu>=2.5"],
+    *["rapidfuzz>=3.9", "regex>=2025.10.22", "jsonschema>=4.18", "scipy>=1.11", "matplotlib>=3.8"],
 ]
 TEST = [
     *["pytest>=8", "pytest-timeout", "hypothesis", "httpx", "jsonschema", "openai", "rich"],
@@ -33,14 +33,14 @@ setup(
     description="Quantized open language models inside stock MLflow: log, serve, deploy and evaluate them.",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    license_files=["LICENSE", "NOTICE"],
+    license_expression="Apache-2.0 AND BSD-2-Clause",  # BSD: the dictionary of the readability metrics
+    license_files=["LICENSE", "NOTICE", "mlflow_llm_plugins/metrics/readability/data/LICENSE"],
     packages=find_packages(include=["mlflow_llm_plugins*"]),
     package_data={"mlflow_llm_plugins": ["py.typed"], "mlflow_llm_plugins.metrics.readability": ["data/*"]},
     python_requires=">=3.10",
     install_requires=[
         *["mlflow>=3.11.1,<4", "pydantic>=2", "psutil>=5.9.8", "packaging", "prometheus-client>=0.20"],
-        *["click", "filelock>=3.12", "platformdirs>=4", "requests", "tenacity>=9", "tqdm>=4.60"],  # deployments
+        *["click", "filelock>=3.12", "platformdirs>=4", "requests", "tenacity>=9", "tqdm>=4.66.3"],  # deployments
     ],
     extras_require={
         "torch": TORCH,

@@ -184,10 +184,10 @@ def compare(variants: dict[str, str], max_tokens: int) -> Comparison:
 
 
 def table_of(comparison: Comparison) -> Table:
-    table = Table("", "artifact MB", "weights MB", "latency s", "held-out perplexity", "against fp32, 95% interval")
+    table = Table("", "artifact MB", "memory MB", "latency s", "held-out perplexity", "against fp32, 95% interval")
     ratios = comparison.differences.query("metric == 'perplexity'").set_index("variant")
     for row in comparison.table.to_dict("records"):
-        sizes = [f"{row[name] / 1e6:.2f}" for name in ("model/size_bytes", "model/weight_bytes")]
+        sizes = [f"{row[name] / 1e6:.2f}" for name in ("model/size_bytes", "model/loaded_weight_bytes")]
         figures = [f"{row[name]:.3g}" for name in ("latency", "perplexity")]
         table.add_row(row["variant"], *sizes, *figures, ratio_of(ratios, row["variant"]))
     return table

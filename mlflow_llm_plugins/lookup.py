@@ -34,6 +34,8 @@ def resolve(name: str, table: Mapping[str, str], what: str) -> Any:
             f"Unknown {what} {name!r}.{did_you_mean(name, table)} "
             f"Known: {', '.join(sorted(table))}; or 'package.module:Name' for one of your own."
         )
+    if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
+        raise InvalidInputError(f"{what} {name!r} cannot be loaded: it must be written 'package.module:Name'.")
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:

@@ -59,7 +59,8 @@ def _summary(name: str) -> str:
 
 
 def _row(name: str, field: FieldInfo) -> str:
-    return f"| `{name}` | {'' if field.get_default(call_default_factory=True) in (None, {}, '') else field.default} | {field.description} |"
+    default = field.get_default(call_default_factory=True)
+    return f"| `{name}` | {'' if default in (None, {}, '') else default} | {field.description} |"
 
 
 TABLES = {  # by their marks in the README

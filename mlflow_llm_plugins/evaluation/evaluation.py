@@ -140,9 +140,10 @@ class Evaluation:
             return None
         reason = str(predictions[failed[0]].error)
         is_quoting = quotes(reason, self.columns.inputs.iloc[failed[0]])
+        first = "" if is_quoting else f"The first one: {reason.removesuffix('.')}. "
         return GenerationError(
             f"{len(failed)} of {len(predictions)} rows have no answer, more than max_error_rate={limit:g} allows. "
-            f"{'' if is_quoting else f'The first one: {reason} '}All reasons are in the run's table, column error."
+            f"{first}All reasons are in the run's table, column error."
         )
 
 

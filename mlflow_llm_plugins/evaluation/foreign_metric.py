@@ -1,4 +1,4 @@
-"""Metrics from outside, called as MLflow's default evaluator calls them, but only with the rows that have an answer."""
+"""Metrics from outside, called as MLflow's default evaluator calls them, but only with rows that have an answer."""
 
 from __future__ import annotations
 

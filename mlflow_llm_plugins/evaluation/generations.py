@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -70,7 +70,7 @@ def log_generations(
             "model": _filled("model", [model] * len(prompts) if isinstance(model, str) else model, answers),
             "params": _params(params, len(prompts)),
             **{name: _numbers(name, values, answers) for name, values in measured.items()},
-            **_others(columns or {}, len(prompts)),
+            **_others({} if columns is None else columns, len(prompts)),
         }
         logged = {name: [json_value(cell) for cell in cells] for name, cells in table.items()}
         add_rows(run_id or _active_run_id(), artifact_file, logged)
@@ -119,6 +119,12 @@ def _rows(values: Any, name: str) -> list[Any]:
         raise InvalidInputError(
             f"{name} must be one column, got a DataFrame with {list(values.columns)}: pass a column."
         )
+    if isinstance(values, Iterator):  # of chunks or of rows: there is no telling
+        raise InvalidInputError(
+            f"{name} must be a list with one value a row, got a {type(values).__name__}: make it a list."
+        )
+    if isinstance(values, np.ndarray) and values.ndim == 0:
+        return [values.item()]
     if not isinstance(values, list | tuple | pd.Series | np.ndarray) or _is_conversation(values):
         return [values]
     if len(values) == 0:
@@ -142,10 +148,15 @@ def _params(params: Any, rows: int) -> list[Any]:
 
 def _numbers(name: str, values: Any, answers: Sequence[_Answer]) -> list[Any]:
     cells = _filled(name, values, answers)
-    wrong = [cell for cell in cells if not (is_missing(cell) or isinstance(cell, Real))]
+    wrong = [cell for cell in cells if not (is_missing(cell) or _is_measured(cell))]
     if wrong:
-        raise InvalidInputError(f"{name} must be a number or None, one a row; got {wrong[0]!r}.")
+        raise InvalidInputError(f"{name} must be a number of at least 0 or None, one a row; got {wrong[0]!r}.")
     return cells
+
+
+def _is_measured(cell: Any) -> bool:
+    is_number = isinstance(cell, Real)
+    return is_number and not isinstance(cell, bool) and bool(cell >= 0)
 
 
 def _filled(name: str, values: Any, answers: Sequence[_Answer]) -> list[Any]:
@@ -154,7 +165,11 @@ def _filled(name: str, values: Any, answers: Sequence[_Answer]) -> list[Any]:
     return [getattr(answer, name) if is_missing(cell) else cell for cell, answer in zip(given, answers, strict=True)]
 
 
-def _others(columns: Mapping[str, Any], rows: int) -> dict[str, list[Any]]:
+def _others(columns: Any, rows: int) -> dict[str, list[Any]]:
+    if not isinstance(columns, Mapping):
+        raise InvalidInputError(
+            f"columns must be a dictionary, name -> one value a row, got {type(columns).__name__}."
+        )
     taken = [name for name in columns if name in _COLUMNS]
     if taken:
         raise InvalidInputError(
@@ -174,8 +189,8 @@ def _check_length(name: str, length: int, rows: int) -> None:
         raise InvalidInputError(f"{name} must have one value a row: inputs has {rows}, {name} has {length}.")
 
 
-def _check_file(artifact_file: str) -> None:
-    if not artifact_file.endswith(".json"):
+def _check_file(artifact_file: Any) -> None:
+    if not isinstance(artifact_file, str) or not artifact_file.endswith(".json"):
         raise InvalidInputError(f"artifact_file must end in '.json', got {artifact_file!r}.")
 
 

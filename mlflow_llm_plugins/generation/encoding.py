@@ -1,4 +1,4 @@
-"""Strings to token ids for scoring: the start token once, and choices tokenised jointly with their prompt."""
+"""Strings to token ids for scoring: start tokens once, and choices tokenised jointly with their prompt."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ class Encoder:
     """Turns what callers of `score` and `choose` give into token ids."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Find out whether this tokenizer begins a text with a special token."""
+        """Find out with which special tokens this tokenizer begins a text."""
         self._tokenizer = tokenizer
-        empty = tokenizer("").input_ids
-        bos = tokenizer.bos_token_id
-        self._start = [bos] if bos is not None and list(empty[:1]) == [bos] else []
+        self._start = _start_tokens(tokenizer)
 
     def encode(self, text: Text) -> list[int]:
-        """Token ids as they are; a string with the start token, unless it was written into the text."""
+        """Token ids as they are; a string with the start tokens, unless they were written into the text."""
         if not isinstance(text, str):
             return [int(token_id) for token_id in text]
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        return ids if ids[:1] == self._start else self._start + ids
+        return ids if ids[: len(self._start)] == self._start else self._start + ids
 
     def choice_rows(
         self, prompts: Sequence[Text], choices: Sequence[Text] | Sequence[Sequence[Text]]
@@ -52,6 +50,13 @@ class Encoder:
             return self.encode(prompt + choice)
         tail = self._tokenizer(choice, add_special_tokens=False).input_ids if isinstance(choice, str) else choice
         return [*self.encode(prompt), *(int(token_id) for token_id in tail)]
+
+
+def _start_tokens(tokenizer: Any) -> list[int]:
+    """Those before a text; a text must follow, because some tokenizers add nothing to an empty one."""
+    whole, text = list(tokenizer("a").input_ids), list(tokenizer("a", add_special_tokens=False).input_ids)
+    starts = (start for start in range(len(whole)) if whole[start : start + len(text)] == text)
+    return whole[: next(starts, 0)]
 
 
 def _for_each(prompts: Sequence[Text], choices: Sequence[Text] | Sequence[Sequence[Text]]) -> Sequence[Sequence[Text]]:

@@ -29,6 +29,7 @@ class EngineStats:
     max_context_length: int  # tokens, prompt and answer together
     cache_tokens: int  # tokens that the KV cache holds for all requests together; 0 where there is none
     cache_used_tokens: int = 0  # of them, those of running requests
+    weight_bytes: int = 0  # of the loaded model, as quantized: parameters and buffers; 0: not known
     restarts: int = 0  # of a generation thread that died
     failure: str | None = None  # why requests are refused; None while they are taken
 
@@ -128,18 +129,20 @@ class GenerationEngine(Protocol):
     def logits(self, token_ids: Sequence[int], first: int = 1) -> Iterator[NDArray[np.float32]]:
         """Raw logits of one text, under a plain forward pass, as the model gives them: before any softmax.
 
+        The model's own scales, caps and masks of logits are in them, as far as it has any.
         The engine is free for others between two slices, and goes on with its own computation when asked for the next.
 
         Args:
             token_ids: The text.
-            first: Index of the first token whose prediction is wanted, from 1: those before it are context only.
+            first: Index of the first token whose prediction is wanted, from 1 to the number of tokens: those before it
+                are context only; where it is that number, nothing is predicted.
 
         Returns:
             Slices in order, [256 or fewer, vocabulary]; row i over all of them belongs to token `first + i`, the last
             one to the last token. A slice is only sure to be valid until the next one is asked for.
 
         Raises:
-            InvalidInputError: No token ids of this vocabulary, or `first` is none of their indices; raised at once.
+            InvalidInputError: No token ids of this vocabulary, or `first` is no such number; raised at once.
             PromptTooLongError: More tokens than the context.
             EngineUnavailableError: The engine is closed; raised by the iterator.
         """

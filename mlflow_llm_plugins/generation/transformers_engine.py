@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -112,10 +113,8 @@ class TransformersEngine:
 
     def logits(self, token_ids: Sequence[int], first: int = 1) -> Iterator[NDArray[np.float32]]:
         """Raw logits of one text, some places at a time; see `GenerationEngine.logits`."""
-        ids = self._checked(list(token_ids))
-        if not 1 <= first <= len(ids):
-            raise InvalidInputError(f"first must be from 1 to the number of tokens, here {len(ids)}, got {first!r}.")
-        return _each_with_workers_released(self._scorer.logits(ids, first))
+        ids = self._checked(token_ids)
+        return _each_with_workers_released(self._scorer.logits(ids, _index_of_target(first, len(ids))))
 
     def choose(
         self, prompts: Sequence[Text], choices: Sequence[Text] | Sequence[Sequence[Text]]
@@ -138,6 +137,7 @@ class TransformersEngine:
             max_context_length=self._admission.max_context_length,
             cache_tokens=self._runner.cache_tokens or 0,
             cache_used_tokens=sum(len(stream.request.prompt_ids) + stream.received for stream in running),
+            weight_bytes=self._scorer.weight_bytes,
             restarts=self._watchdog.restarts,
             failure=None if self._closed else self._watchdog.failure(),
         )
@@ -172,13 +172,14 @@ class TransformersEngine:
         self._open.discard(stream)
         self._runner.release(stream)
 
-    def _checked(self, ids: list[int]) -> list[int]:
+    def _checked(self, token_ids: Sequence[int]) -> list[int]:
+        ids = self._admission.check_ids(token_ids)
         limit = self._admission.max_context_length
         if len(ids) > limit:
             raise PromptTooLongError(
                 f"A text of {len(ids)} tokens is longer than the context of {limit}. Cut it, or score it in windows."
             )
-        return self._admission.check_ids(ids)
+        return ids
 
     def _checked_row(self, row: ChoiceRow) -> ChoiceRow:
         self._checked([*row.stem, *max(row.tails, key=len)])
@@ -195,6 +196,18 @@ def _shut_down(watchdog: Watchdog, open_requests: OpenRequests, runner: Runner, 
         runner.close()
     finally:
         step_threads.close()
+
+
+def _index_of_target(first: Any, tokens: int) -> int:
+    try:
+        index = operator.index(first)
+    except TypeError:
+        index = 0
+    if not 1 <= index <= tokens:
+        raise InvalidInputError(
+            f"first must be a whole number from 1 to the number of tokens, here {tokens}, got {first!r}."
+        )
+    return index
 
 
 def _refuse_bare_string(method: str, name: str, value: Any) -> None:

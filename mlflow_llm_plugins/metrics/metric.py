@@ -18,7 +18,7 @@ import numpy as np
 from mlflow.metrics.base import MetricValue
 from mlflow.models.evaluation.base import EvaluationMetric as EvaluationMetric
 
-from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.errors import InvalidInputError, MissingDependencyError
 
 Aggregates = Mapping[str, float]
 _NAME = re.compile(r"[\w\-.: ]+")  # of MLflow's keys, without the slash, which parts them
@@ -51,7 +51,7 @@ class LLMMetric(EvaluationMetric):
         eval_fn: Callable[..., RowScores],
         name: str,
         *,
-        greater_is_better: bool,
+        greater_is_better: bool | None,
         main: str = "mean",
         version: str | None = "v1",
         metric_details: str | None = None,
@@ -63,7 +63,7 @@ class LLMMetric(EvaluationMetric):
         Args:
             eval_fn: Columns in, each with one value a row, scores out. Explicit parameters only.
             name: Its key in results, `name/version/aggregate`.
-            greater_is_better: For comparisons.
+            greater_is_better: For comparisons; None where neither is better, or nobody knows.
             main: The aggregate that stands for the metric: the evaluator `llm` gives it under the bare name, too.
             version: As MLflow's own; None for none.
             metric_details: How it is computed, and the source of the formula.
@@ -97,7 +97,7 @@ class LLMMetric(EvaluationMetric):
             **named: By the parameters' names.
 
         Raises:
-            InvalidInputError: A column is missing, unknown, or has another length than the first.
+            InvalidInputError: A column is missing, unknown, none, or has another length than the first.
         """
         signature = inspect.signature(self.eval_fn)
         try:
@@ -105,7 +105,8 @@ class LLMMetric(EvaluationMetric):
         except TypeError as error:
             takes = ", ".join(str(parameter) for parameter in signature.parameters.values())
             raise InvalidInputError(f"Metric {self.name!r}: {error}. It takes: {takes}.") from error
-        given = {name: _listed(name, column) for name, column in bound.arguments.items()}
+        needed = {name for name, parameter in signature.parameters.items() if parameter.default is parameter.empty}
+        given = {name: _listed(name, column, name in needed) for name, column in bound.arguments.items()}
         lengths = {name: len(column) for name, column in given.items() if isinstance(column, list)}
         if len(set(lengths.values())) > 1:
             raise InvalidInputError(f"Metric {self.name!r}: columns must have the same length, got {lengths}.")
@@ -191,6 +192,8 @@ def _scored(score: Callable[..., float], cells: Sequence[object], names: Sequenc
         return float(score(*texts)), None
     except NotScoredError as reason:
         return math.nan, str(reason)
+    except MissingDependencyError:  # of all rows alike, and with the remedy
+        raise
     except Exception as error:  # of a library, on a text that it was not made for; its message may repeat the text
         return math.nan, f"the metric failed with {type(error).__name__}"
 
@@ -201,8 +204,14 @@ def _standard(valid: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(valid)), "variance": float(np.var(valid)), "p90": float(np.percentile(valid, 90))}
 
 
-def _listed(name: str, column: Any) -> Any:
-    """Columns as lists; what is no column, such as an engine, as it is."""
+def _listed(name: str, column: Any, is_needed: bool) -> Any:
+    """Columns as lists; what is no column, such as an engine, as it is where the metric can do without it."""
     if isinstance(column, str | bytes):
         raise InvalidInputError(f"{name} must be a list with one value a row, got a string: {column[:40]!r}.")
-    return list(column) if isinstance(column, Iterable) and not isinstance(column, Mapping) else column
+    is_frame = hasattr(column, "columns") and getattr(column, "ndim", 1) == 2  # iterates over its columns' names
+    is_column = isinstance(column, Iterable) and not isinstance(column, Mapping) and getattr(column, "ndim", 1) > 0
+    if is_frame or (is_needed and not is_column):
+        kind = "None" if column is None else type(column).__name__
+        hint = " Give one of its columns." if is_frame else ""
+        raise InvalidInputError(f"{name} must be a list with one value a row, got {kind}.{hint}")
+    return list(column) if is_column else column

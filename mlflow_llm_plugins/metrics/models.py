@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.errors import InvalidInputError, LLMError
+
+_LOGGED = re.compile(r"models:/(m-[0-9a-f]{32})/?")  # as the source of a registered version (MLflow 3)
 
 Text = str | Sequence[int]  # a string, tokenised by the engine, or token ids as they are
 
@@ -31,6 +35,8 @@ class ScoringEngine(Protocol):
 
     def logits(self, token_ids: Sequence[int], first: int = 1) -> Iterator[Any]:
         """Raw logits behind the tokens `first - 1` to n - 2, so those that predict the tokens `first` to n - 1.
+
+        A text that is refused raises `InvalidInputError`, at once or when the first slice is asked for.
 
         Yields:
             Slices in order, float32 numpy arrays of [some positions, vocabulary]; each is only valid until the next.
@@ -63,10 +69,16 @@ class ModelHandle:
     @property
     def name(self) -> str:
         """The model in records: its URI, that of the logged model, or its type."""
-        if isinstance(self._given, str):
-            return self._given
+        if isinstance(self._given, str | os.PathLike):
+            return os.fspath(self._given)
         model_id = getattr(self._given, "model_id", None)  # of a logged model, loaded by MLflow
         return f"models:/{model_id}" if isinstance(model_id, str) else type(self._given).__name__
+
+    @property
+    def origin(self) -> Mapping[str, str]:
+        """What a URI stood for when it was loaded: `version` of a registered model, `model_id`; empty before that."""
+        with self._lock:
+            return {} if self._loaded is None else dict(self._loaded.origin)
 
     def engine(self) -> ScoringEngine:
         """The engine.
@@ -82,11 +94,11 @@ class ModelHandle:
         Raises:
             InvalidInputError: As `engine`.
         """
-        if not isinstance(self._given, str):
+        if not isinstance(self._given, str | os.PathLike):
             return self._given
         with self._lock:
             if self._loaded is None:
-                self._loaded = _load(self._given, self._what)
+                self._loaded = _load(os.fspath(self._given), self._what)
             return self._loaded.model
 
     def close(self) -> None:
@@ -98,9 +110,19 @@ class ModelHandle:
 class _Loaded:
     """A model that was loaded here, closed when nothing holds this object any more."""
 
-    def __init__(self, model: Any, engine: Any) -> None:
+    def __init__(self, model: Any, engine: Any, origin: Mapping[str, str]) -> None:
         self.model = model
+        self.origin = origin
         weakref.finalize(self, engine.close)
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What a URI stands for now, in terms that never change."""
+
+    key: tuple[str, str]  # where it is kept, and what it is there
+    uri: str  # without aliases and the like
+    origin: Mapping[str, str]
 
 
 _loaded: weakref.WeakValueDictionary[tuple[str, str], _Loaded] = weakref.WeakValueDictionary()
@@ -110,35 +132,51 @@ _loading = threading.Lock()  # two handles of one model load it once
 def _load(uri: str, what: str) -> _Loaded:
     version = _version_of(uri)
     with _loading:
-        found = None if version is None else _loaded.get(version)
+        found = None if version is None else _loaded.get(version.key)
         if found is None:
-            found = _open(uri, what)
+            found = _open(uri, what) if version is None else _open(version.uri, what, version.origin)
             if version is not None:
-                _loaded[version] = found
+                _loaded[version.key] = found
         return found
 
 
 def load_quietly(uri: str, **options: Any) -> Any:
-    """`mlflow.pyfunc.load_model`, which makes a logged model the active one of its thread: in a thread of its own.
+    """`mlflow.pyfunc.load_model`, but the active model stays what it is.
 
-    Later evaluations in the caller's thread would count as those of the model that was loaded last.
+    MLflow makes a logged model that is loaded the active one of the thread (3.0 to 3.17), and whatever is evaluated
+    later without a model would count as an evaluation of that one.
     """
     import mlflow
 
-    with ThreadPoolExecutor(1, thread_name_prefix="llm-load") as executor:
-        return executor.submit(copy_context().run, partial(mlflow.pyfunc.load_model, uri, **options)).result()
+    with _active_model_kept():
+        return mlflow.pyfunc.load_model(uri, **options)
 
 
-def _open(uri: str, what: str) -> _Loaded:
+@contextmanager
+def _active_model_kept() -> Iterator[None]:
+    from mlflow.tracking import fluent
+
+    active = getattr(fluent, "_ACTIVE_MODEL_CONTEXT", None)
+    before = None if active is None else active.get()
+    try:
+        yield
+    finally:
+        if active is not None:
+            active.set(before)
+
+
+def _open(uri: str, what: str, origin: Mapping[str, str] = MappingProxyType({})) -> _Loaded:
     try:
         model = load_quietly(uri)
+    except LLMError:
+        raise
     except Exception as error:
         raise InvalidInputError(f"{what}: {uri!r} cannot be loaded: {error}") from error
-    return _Loaded(model, engine_of(model, what))
+    return _Loaded(model, engine_of(model, what), origin)
 
 
-def _version_of(uri: str) -> tuple[str, str] | None:
-    """What never changes of a logged or registered model; an alias may point elsewhere later, a path hold others."""
+def _version_of(uri: str) -> _Version | None:
+    """The logged or registered model; None for what may be another one later, such as the content of a path."""
     import mlflow
 
     if not uri.startswith("models:/"):
@@ -148,11 +186,23 @@ def _version_of(uri: str) -> tuple[str, str] | None:
 
         logged = _parse_model_uri(uri).model_id
         if logged is not None:
-            return mlflow.get_tracking_uri(), str(logged)
-        name, version = get_model_name_and_version(mlflow.MlflowClient(), uri)
+            return _Version((mlflow.get_tracking_uri(), str(logged)), uri, {"model_id": str(logged)})
+        client = mlflow.MlflowClient()
+        name, version = get_model_name_and_version(client, uri)
+        return _registered(client.get_model_version(name, version))
     except Exception:  # no such model, or another MLflow: loading it says more
         return None
-    return mlflow.get_registry_uri(), f"{name}/{version}"
+
+
+def _registered(version: Any) -> _Version:
+    """A registered version is that of a logged model, or what was registered then: names and numbers come again."""
+    import mlflow
+
+    uri = f"models:/{version.name}/{version.version}"
+    if logged := _LOGGED.fullmatch(str(version.source)):
+        return _Version((mlflow.get_tracking_uri(), logged[1]), uri, {"version": uri, "model_id": logged[1]})
+    created = f"{uri} {version.creation_timestamp} {version.source}"
+    return _Version((mlflow.get_registry_uri(), created), uri, {"version": uri})
 
 
 def engine_of(model: Any, what: str) -> ScoringEngine:

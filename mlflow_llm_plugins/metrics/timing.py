@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Real
 from typing import Any
 
@@ -84,9 +84,10 @@ def _scores(name: str, column: Iterable[Any] | None) -> RowScores | None:
 
 
 def _pooled(column: Sequence[Any]) -> RowScores:
-    rows = [_tried(_mean_gap, cell) for cell in column]
+    cells = [list(cell) if isinstance(cell, Iterator) else cell for cell in column]  # they are read twice
+    rows = [_tried(_mean_gap, cell) for cell in cells]
     means = [mean for mean, _ in rows]
-    gaps = [gap for cell, mean in zip(column, means, strict=True) if math.isfinite(mean) for gap in cell]
+    gaps = [gap for cell, mean in zip(cells, means, strict=True) if math.isfinite(mean) for gap in cell]
     return row_scores(means, [reason for _, reason in rows], aggregates={**_figures(gaps), "gaps": len(gaps)})
 
 
@@ -108,7 +109,10 @@ def _tried(value_of: Callable[[Any], float], cell: Any) -> tuple[float, str | No
 def _number(cell: Any) -> float:
     if isinstance(cell, bool) or not isinstance(cell, Real):
         raise NotScoredError(f"what was measured is of type {type(cell).__name__}, not a number")
-    value = float(cell)
+    try:
+        value = float(cell)
+    except OverflowError:  # an integer beyond floats
+        value = math.inf
     if not math.isfinite(value) or value < 0:
         raise NotScoredError(f"what was measured must be finite and at least 0, got {value}")
     return value

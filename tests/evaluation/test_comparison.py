@@ -172,6 +172,52 @@ def test_models_by_uri_are_loaded_with_their_settings_and_closed(
     assert "memory_growth/rss_bytes" in blue.data.metrics
 
 
+def test_a_setting_that_the_artifact_does_not_know_is_refused_before_anything_is_loaded(
+    tracking: str, data: pd.DataFrame, canned: str, tmp_path: Path
+):
+    models = {"red": canned, "blue": {"model": canned, "model_config": {"anwser": "blue"}}}
+    message = failure(models, data, targets="answer", **PLAIN)
+    assert message == (
+        "models['blue']: model_config: the artifact has no key 'anwser', so MLflow would ignore it. Did you mean "
+        "'answer'? There are: answer, closed_file."
+    )
+    assert mlflow.search_runs().empty
+    assert not (tmp_path / "closed").exists()
+
+
+def test_a_language_model_is_checked_by_its_artifact_before_it_is_loaded(
+    tracking: str, chat_artifact: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(mlflow.pyfunc, "load_model", lambda *a, **k: pytest.fail("loaded"))
+    rows = pd.DataFrame({"a": ["x"], "b": ["y"], "answer": ["z"]})
+    message = failure({"chat": str(chat_artifact)}, rows, targets="answer", **PLAIN)
+    assert message.startswith("models['chat']: Which column is the model asked with? There are: 'a', 'b'.")
+    wrong = {"chat": {"model": str(chat_artifact), "model_config": {"quantizaton": "int8"}}}
+    assert "no key 'quantizaton', so MLflow would ignore it. Did you mean 'quantization'?" in failure(
+        wrong, rows.rename(columns={"a": "question"}), targets="answer", **PLAIN
+    )
+
+
+def test_the_column_of_groups_is_no_second_question(tracking: str, data: pd.DataFrame):
+    seen = []
+    models = {
+        "asks": lambda frame: seen.append(list(frame.columns)) or ["x"] * len(frame),
+        "done": {"predictions": "old"},
+    }
+    rows = data.head(2).assign(old="red", dataset="alpaca")
+    compared = compare_models(models, rows, targets="answer", group_by="dataset", **PLAIN)
+    assert set(map(tuple, seen)) == {("question",)}
+    assert set(compared.scores["group"]) == {"alpaca"}
+
+
+def test_the_memory_of_loaded_weights_is_told(tracking: str, questions: pd.DataFrame, chat_model):
+    config = {**QUICK["evaluator_config"], "params": {"max_tokens": 2}}
+    given = {"models": {"chat": chat_model}, "data": questions[["question", "truth"]], "targets": "truth"}
+    compared = compare_models(**given, **{**PLAIN, "evaluator_config": config})
+    stats = chat_model.get_raw_model().stats()
+    assert compared.table.iloc[0]["model/loaded_weight_bytes"] == stats.weight_bytes > 0
+
+
 def test_a_variant_that_fails_is_closed_and_recorded_and_the_others_go_on(
     tracking: str, data: pd.DataFrame, canned: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -249,12 +295,30 @@ def test_a_metric_prefix_changes_keys_of_runs_only(tracking: str, data: pd.DataF
         ({"targets": "anser"}, "targets: there is no column 'anser'. Did you mean 'answer'?"),
         ({"group_by": "set"}, "group_by: there is no column 'set'."),
         ({"models": {"x": {"model": "models:/a/1", "prompt_template": "{qestion}"}}}, "Did you mean 'question'?"),
+        ({"targets": None}, "models['half']: Metric 'exact_match' needs 'targets': give targets=..., the name of"),
+        ({"extra_metrics": ["exact_match"]}, "models['half']: Two metrics would have the same keys 'exact_match/v1'"),
+        ({"metrics": ["word_count"], "quality": "word_count"}, "quality: 'word_count' has no better side."),
+        ({"metrics": ["answer_similarity"]}, "answer_similarity has no judge, so each variant would judge its own"),
+        (
+            {"models": {"x": {"predictions": "question"}}, "metrics": ["faithfulness"], "judge": "f"},
+            "models['x']: Metric 'faithfulness' needs 'context', 'inputs': map it to a column by",
+        ),
+        ({"models": {"x": "endpoints:/chat"}, "more": 2}, "models['x']: Which column is the model asked with? There"),
+        ({"data": None}, "data must be a DataFrame"),
     ],
 )
-def test_mistakes_are_named_before_anything_runs(tracking: str, data: pd.DataFrame, changes: dict, message: str):
+def test_mistakes_are_named_before_anything_runs(
+    tracking: str, data: pd.DataFrame, changes: dict, message: str, monkeypatch: pytest.MonkeyPatch
+):
     models = {"half": Lookup(data, {1}), "more": Lookup(data, {2})}
-    arguments = {"models": models, "targets": "answer", **PLAIN, **changes}
-    assert message in failure(arguments.pop("models"), data, **arguments)
+    monkeypatch.delenv("MLFLOW_LLM_JUDGE", raising=False)
+    if "judge" in changes:
+        monkeypatch.setenv("MLFLOW_LLM_JUDGE", "http://localhost:1/v1")
+    if "more" in changes:
+        data = data.rename(columns={"question": "a"}).assign(b="c")
+    arguments = {"models": models, "data": data, "targets": "answer", **PLAIN, **changes}
+    arguments = {name: value for name, value in arguments.items() if name not in ("judge", "more")}
+    assert message in failure(arguments.pop("models"), arguments.pop("data"), **arguments)
     assert mlflow.search_runs().empty
 
 
@@ -285,6 +349,7 @@ def test_two_quantizations_of_one_model_are_compared_and_closed(
     assert line["kind"] == "ratio of perplexities"
     assert line["estimate"] == pytest.approx(table.loc["nf4", "perplexity"] / table.loc["as it is", "perplexity"])
     assert line["estimate"] != 1
-    assert line["note"] == "indicative: fewer than 50 rows"
+    assert line["note"].startswith("indicative: fewer than 50 rows")
+    assert table.loc["nf4", "model/loaded_weight_bytes"] < table.loc["as it is", "model/loaded_weight_bytes"]
     assert math.isfinite(line["low"])
     assert "comparison_pareto.png" in files(compared.run_id)

@@ -16,6 +16,7 @@ from mlflow_llm_plugins.evaluation.comparison.scores import scores_table
 from mlflow_llm_plugins.evaluation.comparison.summary import summary_table
 from mlflow_llm_plugins.evaluation.comparison.trial import Trial
 from mlflow_llm_plugins.evaluation.comparison.variant import Variant
+from mlflow_llm_plugins.metrics.metric import LLMMetric
 from mlflow_llm_plugins.metrics.naming import metrics_of
 
 OPTIONS = BootstrapOptions(n_resamples=1000)
@@ -92,7 +93,8 @@ def test_noise_around_nothing_is_unclear():
 def test_few_rows_are_called_indicative_and_one_row_has_no_interval():
     a, b = [0.1, 0.2, 0.3, 0.9], [0.2, 0.5, 0.3, 0.8]
     line = compared("rouge1", trial("a", rouge1__v1__score=a), trial("b", rouge1__v1__score=b))
-    assert line["note"] == "indicative: fewer than 50 rows"
+    assert line["note"] == "indicative: fewer than 50 rows; no verdict of fewer than 10 rows"
+    assert line["verdict"] is None
     assert (line["wins"], line["ties"], line["losses"]) == (2, 1, 1)
     single = compared("rouge1", trial("a", rouge1__v1__score=a), trial("b", rouge1__v1__score=[0.5, None, None, None]))
     assert single["note"] == "fewer than two rows with a number on both sides: no interval"
@@ -111,7 +113,25 @@ def test_equal_variants_do_not_differ():
     a = scored(np.random.default_rng(4))
     line = compared("rouge1", trial("a", rouge1__v1__score=a), trial("b", rouge1__v1__score=list(a)))
     assert (line["estimate"], line["low"], line["high"]) == (0, 0, 0)
-    assert (line["method"], line["verdict"], line["ties"]) == ("no variation", "unclear", ROWS)
+    assert (line["method"], line["verdict"], line["ties"]) == ("no variation", None, ROWS)
+
+
+@pytest.mark.parametrize(("differ", "verdict"), [(5, None), (6, "better")])
+def test_a_verdict_needs_six_rows_that_differ(differ: int, verdict: str | None):
+    a = np.zeros(100)
+    b = np.where(np.arange(100) < differ, 1.0, 0.0)
+    line = compared("rouge1", trial("a", rouge1__v1__score=a), trial("b", rouge1__v1__score=b))
+    assert line["low"] > 0  # the interval alone would say better
+    assert line["verdict"] == verdict
+    assert line["note"] == (None if verdict else "no verdict: 5 rows differ, at least 6 must")
+
+
+@pytest.mark.parametrize(("rows", "verdict"), [(9, None), (10, "better")])
+def test_a_verdict_needs_ten_rows(rows: int, verdict: str | None):
+    a = np.random.default_rng(12).uniform(0, 0.1, rows)
+    line = compared("rouge1", trial("a", rouge1__v1__score=a), trial("b", rouge1__v1__score=a + a + 0.5))
+    assert line["verdict"] == verdict
+    assert ("no verdict of fewer than 10 rows" in line["note"]) == (verdict is None)
 
 
 def test_what_only_rounding_sets_apart_is_a_tie():
@@ -119,7 +139,7 @@ def test_what_only_rounding_sets_apart_is_a_tie():
     b = (a + 0.1) - 0.1
     assert (a != b).any()
     line = compared("rouge1", trial("a", rouge1__v1__score=a), trial("b", rouge1__v1__score=b))
-    assert (line["low"], line["high"], line["verdict"]) == (0, 0, "unclear")
+    assert (line["low"], line["high"], line["verdict"]) == (0, 0, None)
     assert (line["wins"], line["ties"], line["losses"]) == (0, ROWS, 0)
 
 
@@ -171,6 +191,9 @@ def test_perplexities_of_other_tokens_give_way_to_bits_per_byte():
     assert line["kind"] == "difference of bits per byte"
     assert line["estimate"] == pytest.approx(expected)
     assert line["low"] < expected < line["high"]
+    better = int((b / size < a / size).sum())  # perplexities of a token would count other rows
+    assert (line["wins"], line["losses"]) == (better, ROWS - better)
+    assert better != int((b / many < a / few).sum())
     assert line["note"] == "other tokens than the baseline's, so perplexities do not compare"
 
 
@@ -183,13 +206,92 @@ def test_figures_of_the_whole_corpus_come_without_an_interval_beside_the_rows():
     assert corpus["note"].endswith("no interval")
 
 
+WORDS = ["a", "loop", "repeats", "statements", "until", "its", "condition", "fails", "and", "then", "ends"]
+
+
+def answered(name: str, outputs: list, targets: list, metric) -> Trial:
+    """A trial as the evaluator would leave it: a missing output has no score."""
+    scores = metric(outputs, targets)
+    key = f"{metric.name}/v1"
+    figures = {f"{key}/{figure}": value for figure, value in scores.aggregate_results.items()}
+    figures |= {metric.name: scores.aggregate_results[metric.main], "rows": float(len(outputs))}
+    rows = pd.DataFrame({"truth": targets, "outputs": outputs, f"{key}/score": scores.scores}, dtype=object)
+    return Trial(
+        name, Variant(model="models:/x/1"), "run", figures, rows,
+        columns={"predictions": "outputs", "targets": "truth"},
+    )  # fmt: skip
+
+
+def sentences(rng) -> list[str]:
+    return [" ".join(rng.choice(WORDS, 8)) for _ in range(ROWS)]
+
+
+def test_corpus_figures_of_different_rows_are_computed_again_over_those_that_both_have():
+    import sacrebleu
+
+    rng, (metric,) = np.random.default_rng(13), metrics_of(["bleu"])
+    targets = sentences(rng)
+    outputs = [[text if rng.random() < share else sentences(rng)[0] for text in targets] for share in (0.3, 0.6)]
+    gaps = [set(rng.choice(ROWS, 15, replace=False)) for _ in range(2)]
+    trials = [
+        answered(name, [None if i in gap else text for i, text in enumerate(texts)], targets, metric)
+        for name, texts, gap in zip("ab", outputs, gaps, strict=True)
+    ]
+    line = differences_table(trials, "a", measures_of([metric]), OPTIONS).iloc[1]
+    both = [i for i in range(ROWS) if i not in gaps[0] | gaps[1]]
+    expected = [
+        sacrebleu.corpus_bleu([texts[i] for i in both], [[targets[i] for i in both]], force=True).score
+        for texts in outputs
+    ]
+    assert (line["baseline_value"], line["variant_value"]) == pytest.approx(expected)
+    assert line["baseline_value"] != pytest.approx(trials[0].figures["bleu"])
+    assert (line["kind"], line["n"], line["dropped"]) == ("difference of corpus", len(both), ROWS - len(both))
+    assert line["note"].startswith("computed again of the rows that both have; ")
+    table = summary_table(trials, "a", measures_of([metric])).set_index("variant")
+    assert list(table["bleu"]) == [each.figures["bleu"] for each in trials]
+    assert list(table["bleu/count"]) == [45, 45]
+
+
+def test_figures_of_different_rows_that_cannot_be_computed_again_have_no_difference():
+    metric = make_metric(
+        eval_fn=lambda predictions: MetricValue(aggregate_results={"x": 1.0}), name="mine", greater_is_better=True
+    )
+    trials = [
+        Trial(name, Variant(model=str), "run", {"mine": figure}, pd.DataFrame({"error": errors}, dtype=object))
+        for name, figure, errors in (("a", 1.0, [None, "no"]), ("b", 4.0, [None, None]))
+    ]
+    line = only(differences_table(trials, "a", measures_of([metric]), OPTIONS))
+    assert math.isnan(line["estimate"])
+    assert (line["n"], line["dropped"]) == (1, 1)
+    assert line["note"] == (
+        "the variants have scores in other rows, and the figure cannot be computed again: no difference"
+    )
+
+
+def test_a_judge_is_not_asked_again_for_other_rows():
+    asked = []
+    judge = LLMMetric(
+        lambda predictions: asked.append(1), "verdict", greater_is_better=True, main="good",
+        metric_metadata={"judge": {"model": "models:/judge/1"}},
+    )  # fmt: skip
+    table = pd.DataFrame({"outputs": ["x", None], "verdict/v1/score": ["good", None]}, dtype=object)
+    of = {"predictions": "outputs"}
+    trials = [
+        Trial("a", Variant(model=str), "r", {"verdict": 1.0}, table, columns=of),
+        Trial("b", Variant(model=str), "r", {"verdict": 0.5}, table.fillna("bad"), columns=of),
+    ]
+    line = only(differences_table(trials, "a", measures_of([judge]), OPTIONS))
+    assert math.isnan(line["estimate"])
+    assert (line["n"], asked) == (1, [])
+
+
 def test_a_metric_from_outside_without_scores_has_its_figure_only():
     metric = make_metric(
         eval_fn=lambda predictions: MetricValue(aggregate_results={"x": 1.0}), name="mine", greater_is_better=True
     )
     trials = [trial("a", {"mine": 1.0}, other=[1]), trial("b", {"mine": 4.0}, other=[1])]
     line = only(differences_table(trials, "a", measures_of([metric]), OPTIONS))
-    assert (line["metric"], line["estimate"], line["n"]) == ("mine", 3.0, None)
+    assert (line["metric"], line["estimate"], line["n"]) == ("mine", 3.0, 1)
 
 
 def test_latencies_and_lengths_of_all_rows_are_compared_too():
@@ -199,8 +301,12 @@ def test_latencies_and_lengths_of_all_rows_are_compared_too():
         for name, low in (("a", 5), ("b", 1))
     ]
     latency, tokens = differences_table(trials, "a", measures_of([]), OPTIONS).to_dict("records")
-    assert (latency["metric"], latency["verdict"], latency["wins"]) == ("loaded_latency", "better", ROWS)
-    assert (tokens["metric"], tokens["verdict"], tokens["wins"]) == ("completion_tokens", None, None)
+    assert (latency["metric"], latency["verdict"], latency["wins"]) == ("loaded_latency", None, ROWS)
+    assert latency["note"] == (
+        "no verdict: measured once a variant, not repeated: resampled rows do not show that a machine was slower "
+        "meanwhile"
+    )
+    assert (tokens["metric"], tokens["verdict"], tokens["note"]) == ("completion_tokens", None, None)
 
 
 def test_without_the_baselines_rows_there_are_no_differences_but_columns():
@@ -252,6 +358,7 @@ def test_the_score_of_perplexity_weighs_rows_by_their_tokens():
         (["latency", "ari_grade_level", "rougeL", "chrf"], "rougeL"),
         (["latency", "ari_grade_level", "word_count"], "ari_grade_level"),
         (["latency"], None),
+        (["latency", "word_count"], None),
     ],
 )
 def test_quality_is_the_first_metric_against_targets_or_else_the_first(names: list[str], expected: str | None):

@@ -14,6 +14,8 @@ from mlflow_llm_plugins.evaluation import Variant
 from mlflow_llm_plugins.evaluation.comparison.data import ComparedData
 from mlflow_llm_plugins.evaluation.comparison.prompt_template import PromptTemplate
 from mlflow_llm_plugins.evaluation.comparison.variant import variants_of
+from mlflow_llm_plugins.metrics import answer_similarity, exact_match
+from mlflow_llm_plugins.metrics.judge.chosen import is_self_judging
 
 
 def answer(frame):
@@ -79,6 +81,7 @@ def test_an_endpoint_is_not_loaded():
         ({"a": {"predictions": "p", "params": {"n": 1}}}, "finished predictions have no prompt_template"),
         ({"a": 7}, "model must be a URI, 'endpoints:/name', a pyfunc model or a function, got int."),
         ({"a": {"model": answer, "model_config": {"x": 1}}}, "give the model by its URI"),
+        ({"a": {"model": answer, "params": {"n": 1}}}, "models['a']: a function gets no params: have it use them"),
         ({"a": {"model": "endpoints:/x", "model_config": {"x": 1}}}, "give the model by its URI"),
     ],
 )
@@ -110,6 +113,21 @@ def test_fields_that_are_no_columns_are_refused(text: str):
 @pytest.mark.parametrize("text", ["{", "}", "{q", '{"a": "{q}"'])
 def test_open_braces_are_refused_with_the_remedy(text: str):
     assert "for a brace that is meant." in refusal(PromptTemplate.parse, text, "t")
+
+
+@pytest.mark.parametrize("text", ["Say {{question}}", "{n} {{ question }}"])
+def test_columns_in_double_braces_are_refused_with_the_single_form(text: str):
+    message = refusal(PromptTemplate.parse(text, "t").check, ["question", "n"])
+    assert message == (
+        "t: '{{question}}' is only the text '{question}', as '{{' stands for a brace. Write '{question}' to fill in "
+        "the column."
+    )
+
+
+def test_double_braces_around_anything_else_are_braces():
+    parsed = PromptTemplate.parse('{{"q": "{q}"}} {{{q}}} {{other}}', "t")
+    parsed.check(["q"])
+    assert parsed.render(pd.DataFrame({"q": ["x"]})) == ['{"q": "x"} {x} {other}']
 
 
 def test_an_unknown_column_is_refused_with_the_nearest():
@@ -175,6 +193,60 @@ def test_data_without_names_have_no_columns_for_a_template():
     assert "models['v']: prompt_template needs data with named columns" in refusal(arguments, np.array([["a"]]), "{q}")
 
 
+def test_columns_with_numbers_for_names_can_be_filled_in():
+    data = ComparedData.of(pd.DataFrame({0: ["a"], 1: ["b"], 2: ["c"]}), 2)
+    found = data.arguments("v", Variant(model=answer, prompt_template="{0}-{1}"), None)
+    assert (list(found["data"]["prompt"]), found["targets"]) == (["a-b"], "2")
+
+
+def test_models_see_no_answers_of_others_and_no_groups_unless_something_reads_them():
+    frame = pd.DataFrame({"q": ["a"], "old": ["b"], "older": ["c"], "set": ["d"], "t": ["e"]})
+    data = ComparedData.of(frame, "t").without(["old", "older", "set", "t", None], ["older"])
+    assert list(data.arguments("v", Variant(model=answer), None)["data"].columns) == ["q", "older", "t"]
+    static = data.arguments("v", Variant(predictions="old"), None)["data"]
+    assert list(static.columns) == ["q", "old", "older", "t"]
+    filled = data.arguments("v", Variant(model=answer, prompt_template="{set} {q}"), "q")["data"]
+    assert filled.to_dict("list") == {"q": ["d a"], "older": ["c"], "t": ["e"]}
+    dataset = mlflow.data.from_pandas(frame, targets="t", name="mine")
+    shown = (
+        ComparedData.of(dataset, None)
+        .without(["old", "older", "set"], [])
+        .arguments("v", Variant(model=answer), None)["data"]
+    )
+    assert (list(shown.df.columns), shown.targets, shown.name) == (["q", "t"], "t", "mine")
+    only = ComparedData.of(frame[["old", "t"]], "t").without(["old"], [])
+    assert list(only.arguments("v", Variant(model=answer), None)["data"].columns) == ["old", "t"]
+
+
+def test_groups_of_missing_cells_have_one_name():
+    data = ComparedData(pd.DataFrame({"set": ["a", None, math.nan, "nan"]}, dtype=object), None)
+    assert data.groups("set") == ["a", "(none)", "(none)", "nan"]
+
+
+FRAME = pd.DataFrame({"q": ["a", "b"], "t": ["c", "d"]})
+
+
+@pytest.mark.parametrize(
+    ("data", "targets", "message"),
+    [
+        (None, None, "data must be a DataFrame, a list, a numpy array or a dataset of mlflow.data, got NoneType."),
+        ("rows.csv", None, "a dataset of mlflow.data, got str."),
+        (FRAME.head(0), "t", "data has no rows to compare models by; give at least one."),
+        ([], None, "data has no rows to compare models by; give at least one."),
+        (FRAME[["q"]], ["c", "d"], "targets must be the name of a column where data is a DataFrame, got list. Add it"),
+        (FRAME[["q"]], FRAME["t"], "where data is a DataFrame, got Series. Add it to the data"),
+        (
+            mlflow.data.from_pandas(FRAME),
+            "t",
+            "targets are named in a dataset: mlflow.data.from_pandas(frame, targets",
+        ),
+        (FRAME[["q", "t", "q"]], "t", "data has several columns 'q'; rename them."),
+    ],
+)
+def test_data_that_cannot_be_compared_by_are_refused(data, targets, message: str):
+    assert message in refusal(ComparedData.of, data, targets)
+
+
 def test_columns_that_are_not_there_are_refused_before_anything_runs():
     frame = pd.DataFrame({"question": ["a"], "answer": ["b"]})
     variants = variants_of({"v": {"predictions": "anser"}})
@@ -186,3 +258,16 @@ def test_columns_that_are_not_there_are_refused_before_anything_runs():
     assert "targets: there is no column 'answr'. Did you mean 'answer'?" in refusal(
         ComparedData(frame, "answr").check, {}, None, None
     )
+
+
+@pytest.mark.parametrize("judge", ["http://localhost:1/v1", lambda prompt: "5"])
+def test_only_judges_without_a_name_would_be_the_evaluated_model(judge, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MLFLOW_LLM_JUDGE", raising=False)
+    unnamed = answer_similarity()
+    assert [is_self_judging(metric) for metric in (unnamed, answer_similarity(judge=judge), exact_match())] == [
+        True,
+        False,
+        False,
+    ]
+    monkeypatch.setenv("MLFLOW_LLM_JUDGE", "http://localhost:1/v1")
+    assert not is_self_judging(unnamed)

@@ -163,11 +163,11 @@ def test_too_many_failures_are_an_error_once_they_are_logged(tracking):
         return ["fine"]
 
     rows = pd.DataFrame({"inputs": ["good", "bad", "worse"]})
-    with mlflow.start_run() as run:
-        with pytest.raises(
-            MlflowException, match="2 of 3 rows have no answer, more than max_error_rate=0.5"
-        ) as raised:
-            evaluate(answer, rows, model_type="text")
+    with (
+        mlflow.start_run() as run,
+        pytest.raises(MlflowException, match=r"2 of 3 rows have no answer, more than max_error_rate=0\.5") as raised,
+    ):
+        evaluate(answer, rows, model_type="text")
     table = mlflow.load_table("eval_results_table.json", run_ids=[run.info.run_id])
     assert list(table["outputs"].fillna("-")) == ["fine", "-", "-"]
     assert "worse" not in str(raised.value) + "".join(table["error"].dropna())
@@ -390,9 +390,9 @@ def test_figures_of_a_failed_evaluation_are_logged_to_run_and_model(tiny_llama, 
     from mlflow_llm_plugins import quantized_llm
 
     info = quantized_llm.log_model(str(tiny_llama), name="chat", bundle_plugin=False)
-    with mlflow.start_run() as run:
-        with pytest.raises(MlflowException, match="2 of 2 rows have no answer"):
-            evaluate(info.model_uri, pd.DataFrame({"inputs": ["word " * 5000, "word " * 6000]}), model_type="text")
+    too_long = pd.DataFrame({"inputs": ["word " * 5000, "word " * 6000]})
+    with mlflow.start_run() as run, pytest.raises(MlflowException, match="2 of 2 rows have no answer"):
+        evaluate(info.model_uri, too_long, model_type="text")
     assert mlflow.get_run(run.info.run_id).data.metrics["error_rate"] == 1
     assert "error_rate" in {metric.key for metric in mlflow.get_logged_model(info.model_id).metrics}
 
@@ -405,8 +405,8 @@ def test_error_of_the_whole_does_not_repeat_a_row(chat_model, tracking):
 
 
 def test_no_metric_may_take_the_name_of_a_figure(answered, tracking):
+    metric = mlflow.models.make_metric(eval_fn=lambda predictions: 1.0, greater_is_better=True, name="error_rate")
     with pytest.raises(MlflowException, match="No metric may be called 'error_rate'"):
-        metric = mlflow.models.make_metric(eval_fn=lambda predictions: 1.0, greater_is_better=True, name="error_rate")
         evaluate(data=answered, predictions="answer", model_type=None, extra_metrics=[metric])
 
 

@@ -189,14 +189,22 @@ def test_rows_are_added_to_a_table_that_mlflow_logged(tracking: str):
         ({"outputs": ["x"]}, "outputs must have one value a row: inputs has 2, outputs has 1."),
         ({"latency": [1.0, 2.0, 3.0]}, "latency must have one value a row: inputs has 2, latency has 3."),
         ({"latency": 1.0}, "latency must have one value a row: inputs has 2, latency has 1."),
-        ({"latency": ["1s", None]}, "latency must be a number or None, one a row; got '1s'."),
+        ({"latency": ["1s", None]}, "latency must be a number of at least 0 or None, one a row; got '1s'."),
+        ({"latency": [0.5, -1]}, "latency must be a number of at least 0 or None, one a row; got -1."),
+        ({"prompt_tokens": [True, 3]}, "prompt_tokens must be a number of at least 0 or None, one a row; got True."),
+        (
+            {"outputs": (text for text in "xy")},
+            "outputs must be a list with one value a row, got a generator: make it a list.",
+        ),
         ({"params": [{}]}, "params must have one value a row: inputs has 2, params has 1."),
         ({"params": ["hot", None]}, "params must be a dictionary, or a list with one a row; got 'hot'."),
         ({"columns": {"topic": "ab"}}, "topic must have one value a row: inputs has 2, topic has 1."),
+        ({"columns": ["topic"]}, "columns must be a dictionary, name -> one value a row, got list."),
         ({"columns": {"model": ["a", "b"]}}, "columns must not have the names of the table's own"),
         ({"inputs": [], "outputs": []}, "inputs must have at least one row, got none."),
         ({"inputs": pd.DataFrame({"q": ["a", "b"]})}, "inputs must be one column, got a DataFrame with ['q']"),
         ({"artifact_file": "table.csv"}, "artifact_file must end in '.json', got 'table.csv'."),
+        ({"artifact_file": None}, "artifact_file must end in '.json', got None."),
     ],
 )
 def test_wrong_arguments_are_named_and_start_no_run(tracking: str, arguments: dict[str, Any], message: str):
@@ -205,6 +213,12 @@ def test_wrong_arguments_are_named_and_start_no_run(tracking: str, arguments: di
     assert message in caught.value.message
     assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
     assert mlflow.active_run() is None
+
+
+def test_an_array_of_one_text_is_one_row(tracking: str):
+    with mlflow.start_run():
+        table = log_generations(np.array("a prompt"), np.array("an answer"))
+    assert table[["inputs", "outputs"]].values.tolist() == [["a prompt", "an answer"]]
 
 
 @pytest.mark.parametrize("content", ["no json", '{"columns": ["a"]}', "[1]", '{"columns": ["a"], "data": [[1, 2]]}'])

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from mlflow_llm_plugins.errors import EngineUnavailableError, InvalidInputError, PromptTooLongError
 from mlflow_llm_plugins.generation import GenerationRequest, open_engine
+from mlflow_llm_plugins.generation.scoring.scorer import Scorer
 from tests.generation.conftest import SMALL, plain_logprobs, random_prompts
 from tests.generation.test_architectures import KINDS
 from tests.models import VOCAB_SIZE, byte_tokenizer, random_model
@@ -25,7 +27,7 @@ def plain_logits(model, ids, first=1):
     return model(torch.tensor([ids])).logits[0, first - 1 : -1].float().numpy()
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma2"])  # logits of some places at a time; all at once
+@pytest.fixture(scope="module", params=["llama", "gemma2"])  # the second one caps its logits
 def long_case(request):
     model = random_model(request.param, **LONG_CONTEXT)
     engine = open_engine(copy.deepcopy(model), byte_tokenizer(), SMALL)
@@ -59,10 +61,11 @@ def test_logits_of_a_long_text_come_in_slices_in_order(long_case):
     np.testing.assert_allclose(np.concatenate(slices), plain_logits(model, prompt, 100), atol=1e-3)
 
 
-def test_the_logits_of_all_places_never_exist_at_once():
-    model, heights = random_model("llama", **LONG_CONTEXT), []
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "llama4", "opt"])  # gemma2 caps its logits
+def test_the_logits_of_all_places_never_exist_at_once(kind):
+    model, heights = random_model(kind, **LONG_CONTEXT), []
     model.lm_head.register_forward_hook(lambda *call: heights.append(call[2].shape[-2]))  # the twin has it too
-    engine = open_engine(model, byte_tokenizer(), SMALL)
+    engine = open_engine(model, byte_tokenizer(), SMALL, "generate")
     heights.clear()
     slices = engine.logits(random_prompts(LONG)[0], first=100)
     assert heights == []
@@ -71,6 +74,75 @@ def test_the_logits_of_all_places_never_exist_at_once():
     assert len(list(slices)) == 2
     assert heights == [256, 256, LONG - 100 - 512]
     engine.close()
+
+
+def model_of(name, **config):
+    """Of an architecture that multiplies, divides or caps its logits."""
+    settings = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, **config}
+    settings |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = getattr(transformers, f"{name}Config")(**settings, bos_token_id=2, eos_token_id=1, pad_token_id=0)
+        return getattr(transformers, f"{name}ForCausalLM")(made).eval()
+
+
+def scorer_of(model):
+    return Scorer(model, can_branch=False, max_length=1024, max_cached_tokens=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("Cohere", {"logit_scale": 0.5}),
+        ("Granite", {"logits_scaling": 8.0}),
+        ("HyperCLOVAX", {"logits_scaling": 0.5}),
+        ("NanoChat", {"final_logit_softcapping": 0.2}),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scaled_and_capped_logits_are_computed_some_places_at_a_time(name, config, dtype):
+    model, heights = model_of(name, **config).to(dtype), []
+    scored = copy.deepcopy(model)
+    scorer = scorer_of(scored)
+    scored.get_output_embeddings().register_forward_hook(lambda *call: heights.append(call[2].shape[-2]))
+    (prompt,) = random_prompts(LONG)
+    logits = np.concatenate(list(scorer.logits(prompt, 1)))
+    assert heights == [256, 256, LONG - 1 - 512]
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    np.testing.assert_allclose(logits, plain_logits(model, prompt), atol=tolerance)
+    raw = model.get_output_embeddings()(model.base_model(torch.tensor([prompt])).last_hidden_state)[0, :-1]
+    assert abs(raw.detach().float().numpy() - logits).max() > 2 * tolerance
+
+
+class Wayward(transformers.LlamaForCausalLM):
+    """What it adds behind its body depends on more than the body's states."""
+
+    def forward(self, input_ids=None, **kwargs):
+        output = super().forward(input_ids=input_ids, **kwargs)
+        output.logits = output.logits + input_ids[..., None] / 100
+        output.logits[..., 9] = 0.3
+        return output
+
+
+def test_a_model_that_cannot_be_run_in_parts_gives_the_same_logits_and_scores():
+    plain = random_model("llama", **LONG_CONTEXT)
+    model = Wayward(plain.config).eval()
+    model.load_state_dict(plain.state_dict())
+    prompts = random_prompts(LONG, 30, 40)
+    scorer = scorer_of(model)
+    for prompt, scores in zip(prompts, scorer.score(prompts), strict=True):
+        np.testing.assert_allclose(
+            np.concatenate(list(scorer.logits(prompt, 7))), plain_logits(model, prompt, 7), atol=1e-3
+        )
+        assert scores == pytest.approx(plain_logprobs(model, prompt), abs=1e-3)
+    assert abs(plain_logits(model, prompts[1]) - plain_logits(plain, prompts[1])).max() > 1
+
+
+def test_a_body_that_is_more_exact_than_its_output_layer_can_be_read():
+    model = random_model("mamba").to(torch.bfloat16)  # its states stay in float32
+    (prompt,) = random_prompts(60)
+    logits = np.concatenate(list(scorer_of(model).logits(prompt, 1)))
+    np.testing.assert_allclose(logits, plain_logits(model, prompt), atol=0.1)
 
 
 def test_two_texts_can_be_read_in_turns_while_others_use_the_engine(long_case):
@@ -117,10 +189,10 @@ def test_nothing_is_predicted_after_the_last_token(open_model):
     assert list(engine.logits([9, 10, 11], first=3)) == []
 
 
-@pytest.mark.parametrize("first", [0, 4, -1])
+@pytest.mark.parametrize("first", [0, 4, -1, 1.5, "1", None])
 def test_a_first_token_outside_the_text_is_refused_at_once(open_model, first):
     _, engine = open_model("llama")
-    message = rf"^first must be from 1 to the number of tokens, here 3, got {first}\.$"
+    message = rf"^first must be a whole number from 1 to the number of tokens, here 3, got {first!r}\.$"
     with pytest.raises(InvalidInputError, match=message):
         engine.logits([9, 10, 11], first)
 
@@ -131,14 +203,25 @@ def test_a_first_token_outside_the_text_is_refused_at_once(open_model, first):
         ([9, VOCAB_SIZE], InvalidInputError, r"Token id 320 is outside the model's vocabulary of 320"),
         ([], InvalidInputError, r"The prompt is empty"),
         ("text", InvalidInputError, r"A prompt is a sequence of token ids, whole numbers"),
+        (None, InvalidInputError, r"A prompt is a sequence of token ids, whole numbers"),
+        ([[9, 10]], InvalidInputError, r"A prompt is a sequence of token ids, whole numbers"),
+        ([9, 10.5], InvalidInputError, r"A prompt is a sequence of token ids, whole numbers"),
         ([9] * 257, PromptTooLongError, r"A text of 257 tokens is longer than the context of 256\. Cut it, or score"),
     ],
-    ids=["unknown id", "empty", "a string", "too long"],
+    ids=["unknown id", "empty", "a string", "nothing", "a batch", "no whole number", "too long"],
 )
 def test_what_is_no_text_of_the_model_is_refused_at_once(open_model, ids, kind, message):
     _, engine = open_model("llama")
     with pytest.raises(kind, match=message):
         engine.logits(ids)
+
+
+@pytest.mark.parametrize("of", [np.array, torch.tensor, tuple])
+def test_token_ids_and_places_may_be_those_of_numpy_and_torch(open_model, of):
+    _, engine = open_model("llama")
+    ids = [9, 10, 11]
+    (found,), (expected,) = engine.logits(of(ids), np.int64(2)), engine.logits(ids, 2)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_closed_engine_gives_no_more_logits():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.generation import open_engine
 from tests.generation.conftest import SMALL, plain_logprobs, random_prompts
-from tests.models import byte_tokenizer, random_model
+from tests.models import BOS, EOS, byte_tokenizer, random_model
 
-KINDS = ["llama", "gemma2"]  # one computes the logits of some places at a time; one caps them, so all come at once
+KINDS = ["llama", "gemma2"]  # the second one caps its logits
 
 
 @torch.no_grad()
@@ -80,3 +81,31 @@ def test_a_count_that_no_request_may_have_is_refused(open_model, count):
     _, engine = open_model("llama")
     with pytest.raises(InvalidInputError, match=rf"^top_logprobs must be from 0 to 128, got {count}\.$"):
         engine.score([[9, 10]], top_logprobs=count)
+
+
+def starting_tokenizer(*tokens):
+    """The byte tokenizer, with special tokens before every text."""
+    tokenizer = byte_tokenizer()
+    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in tokens]
+    template = TemplateProcessing(single=f"{' '.join(tokens)} $A", special_tokens=ids)
+    tokenizer.backend_tokenizer.post_processor = template
+    return tokenizer
+
+
+@pytest.mark.parametrize("start", [(BOS,), (EOS,), ("<|system|>", BOS)], ids=["its own", "another one", "two"])
+def test_a_string_begins_as_its_tokenizer_begins_texts(start):
+    tokenizer = starting_tokenizer(*start)
+    engine = open_engine(random_model("llama"), tokenizer, SMALL, "generate")
+    whole = tokenizer("ab").input_ids
+    try:
+        assert len(whole) == len(start) + 2
+        for text in ("ab", "".join(start) + "ab"):  # once, also where it was written out
+            assert engine.score([text]) == engine.score([whole])
+        assert engine.choose(["a"], ["b"]) == engine.choose([whole[:-1]], [whole[-1:]])
+    finally:
+        engine.close()
+
+
+def test_a_string_has_no_start_token_where_its_tokenizer_adds_none(open_model):
+    _, engine = open_model("llama")
+    assert engine.score(["ab"]) == engine.score([byte_tokenizer()("ab").input_ids])

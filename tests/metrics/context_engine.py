@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 from tokenizers.processors import TemplateProcessing
 
 from mlflow_llm_plugins.errors import InvalidInputError
-from tests.models import BOS, BOS_ID, VOCAB_SIZE, byte_tokenizer
+from tests.models import BOS, VOCAB_SIZE, byte_tokenizer
 
 _DECAY = 0.8  # what a token still says one place later
 
@@ -69,8 +69,10 @@ class ContextEngine:
             raise InvalidInputError(f"Token id {max(ids)} is outside the model's vocabulary of {self._vocabulary}.")
 
 
-def starting_tokenizer() -> Any:
-    """The byte tokenizer, with a start token before every text, as Llama's has it."""
+def starting_tokenizer(*tokens: str) -> Any:
+    """The byte tokenizer, with special tokens before every text: the start token, as Llama's has it, or others."""
     tokenizer = byte_tokenizer()
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, BOS_ID)])
+    start = tokens or (BOS,)
+    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in start]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{' '.join(start)} $A", special_tokens=ids)
     return tokenizer

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -96,6 +97,8 @@ def test_the_figures_are_those_of_llama_cpp_over_all_tokens():
         "delta_p_rms_standard_error": 0.5 / rms * llama_cpp_error(change**2),
         "tokens": n,
         "count": 3,
+        "context_length": 64,
+        "stride": 32,
     }
     for name, values in (("kl_divergence", kl), ("delta_p", change)):
         shares = {"p99.9": 0.999, "p99": 0.99, "p95": 0.95, "p90": 0.9, "p10": 0.1, "p5": 0.05, "p1": 0.01}
@@ -163,6 +166,21 @@ def test_the_next_slice_is_asked_for_when_the_last_one_was_read():
     assert asked == ["a4", "b2", 2, "b read", "b3", 2, "a read", "a1", 1, "a read", "b read"]
 
 
+def test_a_slice_is_let_go_before_the_next_one_is_computed():
+    kept = []
+
+    def slices(*sizes):
+        for size in sizes:
+            part = np.zeros((size, 4), np.float32)
+            before = weakref.ref(part)
+            yield part
+            del part
+            kept.append(before() is not None)
+
+    compare(slices(4, 4, 2), slices(2, 6, 2), [0] * 10)
+    assert kept == [False] * 6
+
+
 def test_small_differences_are_not_lost_in_rounding():
     generator = np.random.default_rng(3)
     base = generator.normal(size=(20, 5000), scale=4).astype(np.float32)
@@ -181,11 +199,13 @@ def test_tokens_that_both_models_exclude_count_nothing_and_one_that_only_one_exc
     masked = [np.pad(logits, ((0, 0), (0, 6)), constant_values=-np.inf) for logits in (base, tested)]
     found = compare([masked[0]], [masked[1]], [0, 1, 2])
     np.testing.assert_allclose(found.divergence, expected.divergence, rtol=1e-12)
-    assert found.is_finite
+    assert found.flaw is None
     tested[1, 7] = -np.inf
     excluded = compare([base], [tested], [0, 1, 2])
     assert excluded.divergence[1] == math.inf
-    assert not excluded.is_finite
+    assert excluded.flaw is not None
+    masked[1][1, 7] = -np.inf
+    assert compare([masked[0]], [masked[1]], [0, 1, 2]).divergence[1] == math.inf
 
 
 def test_a_vocabulary_of_128k_needs_little_memory_beside_the_slices():
@@ -233,7 +253,111 @@ def test_logits_that_are_no_numbers_cost_their_row_alone():
 
     scores = divergence(BASE, Odd())(["abc", "abcd"])
     assert scores.scores == pytest.approx([0, math.nan], nan_ok=True)
-    assert scores.justifications == [None, "a model gave a log-probability that is not finite"]
+    assert scores.justifications == [None, "a model gave logits that are no numbers"]
+    assert figures(scores) == figures(divergence(BASE, BASE)(["abc"]))
+
+
+class Masking(ContextEngine):
+    """Excludes a token, in texts of four."""
+
+    excluded = FIRST_BYTE_ID
+
+    def after(self, ids):
+        rows = super().after(ids)
+        rows[:, self.excluded] = -np.inf if len(ids) == 4 else rows[:, self.excluded]
+        return rows
+
+
+def test_an_infinite_divergence_says_what_made_it_so():
+    scores = divergence(BASE, Masking())(["abc", "abcd"])
+    assert scores.justifications == [
+        None,
+        "the model gives the probability 0 to a token that the baseline gives more: infinite divergence",
+    ]
+    assert figures(scores)["tokens"] == 2
+    assert divergence(Masking(), BASE)(["abc", "abcd"]).justifications is None
+    in_text = Masking()
+    in_text.excluded = byte_tokenizer()("d").input_ids[0]
+    for pair in ((BASE, in_text), (in_text, BASE)):
+        assert divergence(*pair)(["abcd"]).justifications == ["a model gives a token of the text the probability 0"]
+
+
+def test_a_perplexity_beyond_floats_costs_its_row_alone():
+    class Loud(ContextEngine):
+        def after(self, ids):
+            return super().after(ids) * (1e4 if len(ids) == 4 else 1)
+
+    for pair in ((BASE, Loud()), (Loud(), BASE)):
+        scores = divergence(*pair)(["abc", "abcd", "ab"])
+        why = "a model's perplexity is beyond the numbers that a float can hold"
+        assert scores.justifications == [None, why, None]
+        assert figures(scores) == figures(divergence(BASE, BASE)(["abc", "ab"]))
+
+
+def test_rounding_makes_no_divergence_below_0():
+    base = np.random.default_rng(0).normal(size=(200, 1000)).astype(np.float32)
+    tested = base.copy()
+    tested[:, 5] += 1e-6
+    found = compare([base], [tested], [0] * 200).divergence
+    assert found.min() == 0
+    assert found.max() < 1e-9
+
+
+def test_a_model_that_refuses_when_a_slice_is_asked_for_costs_its_row_alone():
+    class Late(ContextEngine):
+        def logits(self, token_ids, first=1):
+            yield from super().logits(token_ids, first)
+
+    narrow = Late(vocabulary=FIRST_BYTE_ID + 100)
+    scores = divergence(narrow, narrow)(["ab", "ab€", "cd"])
+    assert scores.scores == pytest.approx([0, math.nan, 0], nan_ok=True)
+    assert scores.justifications[1].startswith("a model refuses it: Token id ")
+
+
+def test_what_only_one_model_can_tokenise_costs_its_row_alone():
+    class Fragile:
+        def __init__(self):
+            self._tokenizer = byte_tokenizer()
+
+        def __call__(self, text, **options):
+            if text == "abc":
+                raise OverflowError
+            return self._tokenizer(text, **options)
+
+    for pair in ((BASE, ContextEngine(Fragile())), (ContextEngine(Fragile()), BASE)):
+        scores = divergence(*pair)(["ab", "abc"])
+        assert scores.scores == pytest.approx([0, math.nan], nan_ok=True)
+        assert scores.justifications == [None, "the prediction cannot be tokenised (OverflowError)"]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            ContextEngine(starting_tokenizer()),
+            'but of "Is 22/7 > 3.14159? Yes, by 0.0013; it\'s 100% so." token 0 is ',
+        ),
+        (ContextEngine(vocabulary=330), "the baseline gives 320 logits a place and the model 330"),
+        (ContextEngine(context=32), "divergence(context_length=33) is longer than the model's context of 32."),
+        (None, "divergence has no model to ask."),
+    ],
+    ids=["tokens", "vocabulary", "context", "no model"],
+)
+def test_models_that_can_never_be_compared_are_refused_before_the_rows_are_there(other, message):
+    metric = divergence(BASE, context_length=33)
+    with pytest.raises(InvalidInputError) as error:
+        metric.prepare(other)
+    assert message in str(error.value)
+    metric.prepare(TESTED)
+
+
+def test_a_tokenizer_of_another_script_is_found_out_beforehand():
+    from tokenizers import normalizers
+
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    with pytest.raises(InvalidInputError, match="make the same tokens of every text, but of '🙂"):
+        divergence(BASE).prepare(ContextEngine(tokenizer))
 
 
 @pytest.mark.parametrize(
@@ -241,8 +365,14 @@ def test_logits_that_are_no_numbers_cost_their_row_alone():
     [
         (
             lambda: divergence(BASE, ContextEngine(starting_tokenizer()))([None, "ab"]),
-            "divergence: baseline and model must make the same tokens of every text, but in row 1 token 0 is {a} for "
-            "the baseline and 2 for the model. Compare bits_per_byte of perplexity() instead.",
+            'divergence: baseline and model must make the same tokens of every text, but of "Is 22/7 > 3.14159? Yes, '
+            "by 0.0013; it's 100% so.\" token 0 is {i} for the baseline and 2 for the model. Compare bits_per_byte of "
+            "perplexity() instead.",
+        ),
+        (
+            lambda: divergence(BASE, ContextEngine(merging_tokenizer("Q", "Qb")))(["ab", "Q"]),
+            "divergence: baseline and model must make the same tokens of every text, but in row 1 token 1 is missing "
+            "for the baseline and {b} for the model. Compare bits_per_byte of perplexity() instead.",
         ),
         (
             lambda: divergence(BASE, ContextEngine(merging_tokenizer()))(["ab", "xab"]),
@@ -277,18 +407,18 @@ def test_logits_that_are_no_numbers_cost_their_row_alone():
     ],
 )
 def test_what_cannot_be_compared_is_refused_with_what_to_do(score, message):
-    a, b = byte_tokenizer()("ab").input_ids
+    ids = {letter: byte_tokenizer()(letter).input_ids[0] for letter in "abI"}
     with pytest.raises(InvalidInputError) as error:
         score()
-    assert str(error.value) == message.format(a=a, b=b)
+    assert str(error.value) == message.format(i=ids["I"], **ids)
 
 
-def merging_tokenizer():
-    """Reads "xab" as one letter less than the byte tokenizer does."""
+def merging_tokenizer(text="xab", read="xa"):
+    """Reads one text as another, which the byte tokenizer does not."""
     from tokenizers import normalizers
 
     tokenizer = byte_tokenizer()
-    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("xab", "xa")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(text, read)
     return tokenizer
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
+import sys
 import time
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.errors import InvalidInputError, MissingDependencyError
 from mlflow_llm_plugins.metrics.form.json_text import is_valid_json
 from mlflow_llm_plugins.metrics.form.pattern import contains, matches_regex
 from mlflow_llm_plugins.metrics.form.python_code import python_syntax_ok
@@ -188,7 +188,7 @@ def test_every_phrase_of_the_table_is_found_in_a_text_that_begins_with_it(phrase
 
 
 def test_phrases_that_cannot_match_are_refused():
-    for phrases in ([], "no way"):
+    for phrases in ([], "no way", 5):
         with pytest.raises(InvalidInputError) as error:
             is_refusal(phrases)
         assert str(error.value) == f"is_refusal(phrases=...) must be a list of at least one phrase, got {phrases!r}."
@@ -227,7 +227,7 @@ def test_contains_says_what_the_answer_lacks():
 
 
 def test_contains_refuses_what_it_cannot_look_for():
-    for texts in ("", [], ["a", ""], ["a", 7]):
+    for texts in ("", [], ["a", ""], ["a", 7], None, 7):
         with pytest.raises(InvalidInputError) as error:
             contains(texts)
         expected = f"contains(texts=...) must be a text or a list of texts, none empty, got {texts!r}."
@@ -276,14 +276,15 @@ def test_a_broken_pattern_is_refused_with_the_place():
 def test_what_is_no_pattern_and_no_time_is_refused():
     with pytest.raises(InvalidInputError, match=r"matches_regex\(pattern=\.\.\.\) must be a string, got bytes\."):
         matches_regex(b"a")
-    for seconds in (0, -1, math.nan):
+    for seconds in (0, -1, math.nan, math.inf, 10**400, "1", None):
         with pytest.raises(InvalidInputError) as error:
             matches_regex("a", timeout_s=seconds)
-        assert str(error.value) == f"matches_regex(timeout_s=...) must be more than 0 seconds, got {seconds!r}."
+        assert str(error.value) == (
+            f"matches_regex(timeout_s=...) must be more than 0 and at most 86,400 seconds, got {seconds!r}."
+        )
 
 
-@pytest.mark.parametrize("make", [is_valid_json, lambda **more: contains("a", **more),
-                                  lambda **more: matches_regex("a", **more)])  # fmt: skip
-def test_a_second_metric_of_the_kind_can_have_a_name_of_its_own(make):
-    name = f"second_{random.randrange(100)}"
-    assert make(name=name).name == name
+def test_repetition_names_the_package_that_it_lacks_when_it_is_made(monkeypatch):
+    monkeypatch.setitem(sys.modules, "regex", None)
+    with pytest.raises(MissingDependencyError, match=r"^This metric needs regex: pip install 'mlflow-llm-plugins\[ev"):
+        repetition_rate()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.metrics.form.json_text import is_valid_json
+from mlflow_llm_plugins.metrics.form.schema import SchemaCheck
+from mlflow_llm_plugins.metrics.metric import NotScoredError
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=15)
@@ -135,17 +138,105 @@ def test_the_draft_that_the_schema_names_is_used():
     assert is_valid_json(schema)(["3", "4"]).scores == [0.0, 1.0]
 
 
-def test_a_pattern_of_the_schema_that_would_run_for_years_is_given_up():
-    for root in ({}, {"$schema": "https://json-schema.org/draft/2020-12/schema"}):
-        schema = {**root, "type": ["array", "string"], "items": {"$ref": "#"}, "pattern": "(x+x+)+y"}
-        started = time.monotonic()
-        result = is_valid_json(schema)(['["xxy"]', json.dumps(["x" * 5_000]), '["b"]'])
-        assert time.monotonic() - started < 8
-        assert [result.scores[0], result.scores[2]] == [1.0, 0.0]
-        assert result.justifications[1:] == [
-            "a pattern of the schema takes longer than 1 s",
-            '$[0] breaks the rule pattern: "(x+x+)+y"',
-        ]
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"items": {"pattern": "(x+x+)+y"}},
+        {"items": {"$ref": "#/$defs/word"}, "$defs": {"word": {"pattern": "(x+x+)+y"}}},
+        {"$schema": "https://json-schema.org/draft/2020-12/schema", "items": {"pattern": "(x+x+)+y"}},
+        {"items": {"patternProperties": {"(x+x+)+y": {"type": "null"}}}},
+        {"items": {"patternProperties": {"(x+x+)+y": True}, "additionalProperties": False}},
+        {"items": {"propertyNames": {"pattern": "(x+x+)+y"}}},
+    ],
+)
+def test_a_pattern_of_the_schema_that_would_run_for_years_is_given_up(schema):
+    def value(word):
+        return [word, {word: 1}]
+
+    check = SchemaCheck(schema, seconds=0.2)
+    started = time.monotonic()
+    with pytest.raises(NotScoredError, match=r"^to check it against the schema takes longer than 0\.2 s$"):
+        check(value("x" * 5_000))
+    assert time.monotonic() - started < 5
+    assert check(value("xxy")) != check(value("b"))  # one of them breaks the rule
+
+
+def test_the_time_is_that_of_a_whole_value_not_of_each_string_in_it():
+    check = SchemaCheck({"items": {"pattern": "(x+x+)+y"}}, seconds=0.2)
+    assert check(["x" * 20]) is not None  # in much less
+    started = time.monotonic()
+    with pytest.raises(NotScoredError, match=r"takes longer than 0\.2 s$"):
+        check(["x" * 20] * 100_000)
+    assert time.monotonic() - started < 5
+
+
+def test_a_value_that_would_be_tried_in_endless_ways_is_given_up_and_its_neighbours_are_scored():
+    tree = {"anyOf": [{"items": {"$ref": "#"}, "minItems": 1}] * 4, "type": "array"}
+    started = time.monotonic()
+    result = is_valid_json(tree)(["[[]]", "[" * 30 + "]" * 30, "[]"])
+    assert time.monotonic() - started < 8
+    assert [result.scores[0], result.scores[2]] == [0.0, 0.0]
+    assert result.justifications[1] == "to check it against the schema takes longer than 2 s"
+
+
+def test_many_items_that_are_objects_are_compared_in_time():
+    rows = [{"number": number, "more": [number]} for number in range(10_000)]
+    result = is_valid_json({"uniqueItems": True})([json.dumps(rows), json.dumps([*rows, rows[0]])])
+    assert result.scores == [1.0, 0.0]
+    assert result.justifications == [None, "$ breaks the rule uniqueItems: true"]
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#"}, {"items": {"$ref": "#"}}])
+def test_what_never_ends_or_is_nested_too_deeply_for_the_check_has_no_score(schema):
+    result = is_valid_json(schema)(["[" * 500 + "]" * 500])
+    assert result.justifications == ["the prediction or the schema is nested too deeply to be checked"]
+
+
+@given(
+    st.lists(st.integers(0, 1) | st.booleans() | st.sampled_from([0.0, 1.0, -0.0, "0", None]) | VALUES, max_size=4),
+    st.sampled_from([lambda item: item, lambda item: [item], lambda item: {"a": item}]),
+)
+def test_items_are_equal_where_the_library_calls_one_the_constant_of_the_other(items, wrap):
+    """Its own uniqueItems sorts, and so overlooks that the first of [false], [0], [false] comes again."""
+    value = [wrap(item) for item in items]
+    equal = any(
+        jsonschema.Draft202012Validator({"const": left}).is_valid(right)
+        for left, right in itertools.combinations(value, 2)
+    )
+    assert is_valid_json({"uniqueItems": True})([json.dumps(value)]).scores == [float(not equal)]
+
+
+@settings(max_examples=40)
+@pytest.mark.parametrize("draft", ["draft-04/schema#", "draft-06/schema#", "draft-07/schema#", "draft/2020-12/schema"])
+@given(
+    value=st.dictionaries(st.text("ab1", max_size=3), st.integers(0, 3) | st.booleans(), max_size=4),
+    patterns=st.dictionaries(st.sampled_from(["^a", "b$", r"\\d", "b1|a"]), st.sampled_from([{"type": "integer"},
+                             {"maximum": 1}]), max_size=2),
+    more=st.sampled_from([None, True, False, {"minimum": 2}]),
+)  # fmt: skip
+def test_rules_for_names_by_pattern_decide_as_the_library_does(draft, value, patterns, more):
+    schema = {"$schema": f"http://json-schema.org/{draft}", "properties": {"a": {}}, "patternProperties": patterns}
+    if draft.startswith("draft/"):
+        schema["$schema"] = f"https://json-schema.org/{draft}"
+    if more is not None:
+        schema["additionalProperties"] = more
+    expected = jsonschema.validators.validator_for(schema)(schema).is_valid(value)
+    assert is_valid_json(schema)([json.dumps(value)]).scores == [float(expected)]
+
+
+def test_rules_for_names_are_told_without_the_names():
+    schema = {"patternProperties": {"^x-": {"type": "string"}}, "additionalProperties": False}
+    result = is_valid_json(schema)(['{"x-my words": 7}', '{"other words": 7}', '{"x-my words": ""}'])
+    assert result.justifications == [
+        '$.* breaks the rule type: "string"',
+        "$ breaks the rule additionalProperties: false",
+        None,
+    ]
+
+
+def test_properties_that_no_rule_has_looked_at_can_be_refused():
+    schema = {"allOf": [{"properties": {"a": {}}}], "unevaluatedProperties": False}
+    assert is_valid_json(schema)(['{"a": 1}', '{"b": 1}']).scores == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -162,6 +253,19 @@ def test_a_pattern_of_the_schema_that_would_run_for_years_is_given_up():
             {"properties": {"a": {"$ref": "#/$defs/missing"}, "b": {"$ref": "https://example.org/other.json"}}},
             "schema refers to what it does not hold: #/$defs/missing, https://example.org/other.json. "
             "Put it under $defs.",
+        ),
+        (
+            {"items": {"$dynamicRef": "#missing"}},
+            "schema refers to what it does not hold: #missing. Put it under $defs.",
+        ),
+        (
+            {"$defs": {"old": {"$schema": "http://json-schema.org/draft-04/schema#", "pattern": "a"}}},
+            "schema has a $schema below its root, where it cannot be followed. Leave that out.",
+        ),
+        (
+            {"allOf": [{"patternProperties": {"a": {}}}], "unevaluatedProperties": False},
+            "schema has patternProperties and unevaluatedProperties, which cannot be checked together in a limited "
+            "time. Use additionalProperties instead of unevaluatedProperties, or name the properties.",
         ),
     ],
 )

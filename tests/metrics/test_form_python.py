@@ -48,6 +48,7 @@ def test_every_block_must_parse_and_the_one_that_does_not_is_told():
         ("```json\n{}\n```", 0.0),  # no Python, so the whole answer counts, fences included
         ("1. First:\n   ```python\n   for x in y:\n       pass\n   ```", 1.0),
         ("```python\nfor x in range(3):\n    print(x)", 1.0),  # cut off
+        ("So:\n> ```python\n> if x:\n>     y()\n> ```\n> Done.", 1.0),
         ("````python\ns = '''\n```\n'''\n````", 1.0),
         ("Just prose, as it is spoken.", 0.0),
         ("```python\n```", 0.0),
@@ -98,6 +99,11 @@ def test_what_is_put_between_fences_is_found_there(code, indentation, fence, lan
     lines = [f"{fence}{language}", *code.split("\n"), fence]
     text = "\n".join(["before", *(indentation + line for line in lines), "after"])
     assert code_blocks(text) == [CodeBlock(language.lower(), code, 1, len(lines))]
+
+
+def test_a_quoted_block_is_found_without_what_quotes_it_and_a_quoted_line_does_not_close_another():
+    assert code_blocks("> ```py\n> x\n> ```\ny") == [CodeBlock("py", "x", 0, 2)]
+    assert code_blocks("```\n> ```\n```") == [CodeBlock("", "> ```", 0, 2)]
 
 
 @pytest.mark.parametrize("text", ["no fence", "`` ` ``", "a ``` b", "```not `a` fence", "x\n``\ny\n``"])

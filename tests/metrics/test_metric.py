@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlflow.metrics.base import MetricValue
 from mlflow.models.evaluation.base import EvaluationMetric
 
-from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.errors import InvalidInputError, MissingDependencyError
 from mlflow_llm_plugins.metrics.metric import (
     LLMMetric,
     NotScoredError,
@@ -24,6 +24,7 @@ from mlflow_llm_plugins.metrics.metric import (
     scored_each,
     text_of,
 )
+from mlflow_llm_plugins.metrics.reference.rows import scored_texts
 
 SECRET = "the row's own words"
 
@@ -77,6 +78,31 @@ def test_a_text_in_place_of_a_column_is_refused(metric, text):
         metric(text)
 
 
+@pytest.mark.parametrize(
+    ("column", "what"),
+    [
+        (None, "None"),
+        (7, "int"),
+        ({"a": 1}, "dict"),
+        (np.array("a text"), "ndarray"),
+        (pd.DataFrame({"answer": ["a"]}), "DataFrame. Give one of its columns"),
+    ],
+)
+def test_what_is_no_column_is_refused_where_the_metric_needs_one(metric, column, what):
+    with pytest.raises(InvalidInputError) as error:
+        metric(predictions=column)
+    assert str(error.value) == f"predictions must be a list with one value a row, got {what}."
+
+
+def test_a_table_is_refused_where_the_metric_could_do_without_the_column(metric):
+    with pytest.raises(InvalidInputError, match=r"^targets must be a list .*, got DataFrame\. Give one of its col"):
+        metric(["a"], pd.DataFrame({"target": ["a"]}))
+
+
+def test_the_better_direction_may_be_unknown():
+    assert LLMMetric(length, "length", greater_is_better=None).greater_is_better is None
+
+
 def test_no_rows_give_no_figures_but_their_number(metric):
     scores = metric([])
     assert (scores.scores, scores.justifications, scores.aggregate_results) == ([], None, {"count": 0.0})
@@ -128,6 +154,16 @@ def test_a_row_that_fails_leaves_its_neighbours_alone_and_its_words_out_of_the_r
     scores, reasons = scored_each(score, ["x", SECRET, "none", "y"])
     assert [scores[0], scores[3], math.isnan(scores[1]), math.isnan(scores[2])] == [1.0, 1.0, True, True]
     assert reasons == [None, "the metric failed with RuntimeError", "it says none", None]
+
+
+def test_a_missing_package_is_no_fault_of_a_row():
+    def score(text):
+        raise MissingDependencyError("This metric needs gold: pip install gold")
+
+    with pytest.raises(MissingDependencyError, match="needs gold"):
+        scored_each(score, ["a"])
+    with pytest.raises(MissingDependencyError, match="needs gold"):
+        scored_texts(lambda prediction, references: score(prediction), ["a"], ["b"])
 
 
 def test_reasons_name_the_column_of_the_cell_that_holds_no_text():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 
 import mlflow
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from mlflow.metrics import make_metric
 
+from mlflow_llm_plugins import metrics
 from mlflow_llm_plugins.errors import InvalidInputError, MissingDependencyError
 from mlflow_llm_plugins.metrics import METRICS
 from mlflow_llm_plugins.metrics.form.json_text import is_valid_json
@@ -101,6 +103,9 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_the_other_ways():
                                 "'nothing'"),
         (f"{__name__}:not_a_metric", f"'{__name__}:not_a_metric' is of type int, neither a metric nor what makes "
                                      "one."),
+        (":x", "metric ':x' cannot be loaded: it must be written 'package.module:Name'."),
+        (".naming:x", "metric '.naming:x' cannot be loaded: it must be written 'package.module:Name'."),
+        ("a b:", "metric 'a b:' cannot be loaded: it must be written 'package.module:Name'."),
         (f"{__name__}:fails", f"Metric '{__name__}:fails' cannot be made: no licence on this machine"),
         (makes_text, "'makes_text' must make a metric, an EvaluationMetric, but made str."),
     ],
@@ -153,19 +158,41 @@ def test_two_metrics_with_the_same_keys_are_refused_and_both_named():
 
 def test_two_metrics_of_a_kind_may_differ_in_name_or_version():
     second = LLMMetric(lambda predictions: row_scores([1.0]), "ready_made", greater_is_better=True, version="v2")
-    metrics = [is_valid_json(), is_valid_json({"type": "object"}, name="is_person"), ready_made, second]
-    assert metrics_of(metrics) == metrics
+    several = [is_valid_json(), is_valid_json({"type": "object"}, name="is_person"), ready_made, second]
+    assert metrics_of(several) == several
+
+
+NEEDED = {"contains": {"texts": "a"}, "matches_regex": {"pattern": "a"}, "evaluate_metric": {"script": "wer"},
+          "llm_judge": {"criteria": "It is short."}, "divergence": {"model": "a", "baseline": "b"}}  # fmt: skip
+TIMES = ("inter_token_latency", "latency", "time_per_output_token", "time_to_first_token", "tokens_per_second")
+ALONE = (*TIMES, "llm_judge")  # without options; and the one whose name is needed
+
+
+@pytest.mark.parametrize("kind", sorted(set(METRICS) - set(ALONE)))
+def test_a_second_metric_of_every_kind_that_has_options_can_be_told_from_the_first_by_its_name(kind, monkeypatch):
+    make = getattr(metrics, kind)
+    needed = {key: value for key, value in NEEDED.get(kind, {}).items() if key in inspect.signature(make).parameters}
+    with pytest.raises(InvalidInputError, match=r"give it another name: name=\.\.\.$"):
+        metrics_of([make(**needed), make(**needed)])
+    first, second = metrics_of([make(**needed), make(**needed, name="second")])
+    assert (second.name, first.version) == ("second", second.version)
+
+
+def test_the_figure_without_an_aggregate_follows_the_name():
+    figures = metrics.exact_match(name="same")(["a"], ["a"]).aggregate_results
+    assert figures["same"] == 1
+    assert "exact_match" not in figures
 
 
 def test_the_default_evaluator_of_mlflow_takes_the_metrics_of_form(tracking):
     frame = pd.DataFrame(
         {"inputs": list("abc"), "answer": ['{"a": 1}', "```python\nx = 1\n```", "I cannot help with that."]}
     )
-    metrics = [is_valid_json(), is_valid_json({"required": ["a"]}, name="has_a"), python_syntax_ok(), is_refusal(),
+    several = [is_valid_json(), is_valid_json({"required": ["a"]}, name="has_a"), python_syntax_ok(), is_refusal(),
                contains("x ="), matches_regex(r"^\W"), repetition_rate(2), latency()]  # fmt: skip
     with mlflow.start_run():
         result = mlflow.models.evaluate(
-            data=frame, predictions="answer", evaluators="default", extra_metrics=metrics_of(metrics)
+            data=frame, predictions="answer", evaluators="default", extra_metrics=metrics_of(several)
         )
     means = {key: value for key, value in result.metrics.items() if key.endswith("/mean")}
     third = pytest.approx(1 / 3)

@@ -10,15 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.generation import EngineSettings, open_engine
+from mlflow_llm_plugins.metrics.likelihood.figures import mean, perplexity_with_error
 from mlflow_llm_plugins.metrics.likelihood.perplexity import perplexity
 from mlflow_llm_plugins.metrics.likelihood.windows import Windows
 from tests.metrics.context_engine import ContextEngine, starting_tokenizer
-from tests.models import BOS, FIRST_BYTE_ID, byte_tokenizer, random_model
+from tests.models import BOS, EOS, FIRST_BYTE_ID, byte_tokenizer, random_model
 
 ENGINE = ContextEngine()
 STARTING = ContextEngine(starting_tokenizer())
@@ -46,21 +47,22 @@ def figures(scores):
 sizes = st.tuples(st.integers(2, 40), st.integers(1, 40)).filter(lambda size: size[1] <= size[0])
 
 
-@given(size=sizes, tokens=st.integers(0, 200))
-def test_windows_score_each_token_but_the_first_exactly_once_and_fit_the_context(size, tokens):
+@given(size=sizes, tokens=st.integers(0, 200), first=st.integers(1, 5))
+def test_windows_score_each_token_from_the_first_one_exactly_once_and_fit_the_context(size, tokens, first):
     context_length, stride = size
-    cut = list(Windows(context_length, stride).of(tokens))
-    assert [i for window in cut for i in range(window.first, window.end)] == list(range(1, tokens))
+    cut = list(Windows(context_length, stride).of(tokens, first))
+    assert [i for window in cut for i in range(window.first, window.end)] == list(range(first, tokens))
     assert all(window.start < window.first and window.end - window.start <= context_length for window in cut)
     later = cut[1:]
     assert all(window.first - window.start == max(1, context_length - stride) for window in later)
     assert all(a.start + min(stride, context_length - 1) == b.start for a, b in zip(cut, later, strict=False))
-    assert Windows(context_length, stride).tokens_of(tokens) == sum(window.end - window.start for window in cut)
+    assert Windows(context_length, stride).tokens_of(tokens, first) == sum(window.end - window.start for window in cut)
 
 
 @given(size=sizes, text=st.text(st.characters(max_codepoint=300), min_size=2, max_size=60))
 def test_a_row_equals_a_loop_over_its_tokens(size, text):
     context_length, stride = size
+    assume(len(ids_of(ENGINE, text)) > 1)  # "<|bos|>" is one token
     scores = perplexity(ENGINE, context_length=context_length, stride=stride)([text])
     nll = naive_nll(ENGINE, ids_of(ENGINE, text), context_length, min(stride, context_length - 1))
     assert scores.scores == pytest.approx([math.exp(np.mean(nll))], rel=1e-12)
@@ -81,6 +83,8 @@ def test_the_figures_weigh_tokens_and_not_rows():
             "bits_per_byte": every.sum() / math.log(2) / byte_count,
             "tokens": len(every),
             "count": 3,
+            "context_length": 32,
+            "stride": 8,
         },
         rel=1e-9,
     )
@@ -100,6 +104,18 @@ def test_the_whole_context_as_stride_loses_no_token_and_half_of_it_is_the_defaul
     assert figures(perplexity(ENGINE, context_length=32)([LONG])) == figures(half)
 
 
+def test_the_figures_tell_which_windows_were_used():
+    for options, used in (({}, (64, 32)), ({"context_length": 32, "stride": 32}, (32, 31)), ({"stride": 7}, (64, 7))):
+        found = figures(perplexity(ENGINE, **options)(["ab"]))
+        assert (found["context_length"], found["stride"]) == used
+
+
+def test_whole_numbers_may_be_those_of_numpy():
+    metric = perplexity(ENGINE, context_length=np.int64(32), stride=np.int32(8))
+    assert figures(metric([LONG])) == figures(perplexity(ENGINE, context_length=32, stride=8)([LONG]))
+    json.dumps(metric.metric_metadata)
+
+
 def test_a_window_is_at_most_the_context_of_the_model_and_2048_tokens():
     long_engine = ContextEngine(context=5000)
     for engine, context_length in ((ContextEngine(), 64), (long_engine, 2048)):
@@ -116,6 +132,31 @@ def test_the_first_token_is_scored_where_the_tokenizer_begins_texts_with_a_start
     assert scores.columns["bits_per_byte"] == pytest.approx(
         [sum(row) / math.log(2) / n for row, n in zip(nll, (2, 2, 2, len(LONG.encode())), strict=True)]
     )
+
+
+@pytest.mark.parametrize("start", [(EOS,), ("<|system|>", BOS)], ids=["not the one for it", "two"])
+def test_texts_begin_as_the_tokenizer_begins_them_and_no_start_token_is_scored(start):
+    engine = ContextEngine(starting_tokenizer(*start))
+    texts = ["ab", "é", "".join(start) + "cd", LONG, ""]
+    scores = perplexity(engine, context_length=32)(texts)
+    assert scores.columns["tokens"] == [2, 2, 2, len(LONG.encode()), None]
+    assert engine.calls[0][:3] == [ids_of(engine, text) for text in ("ab", "é", "cd")]
+    nll = [naive_nll(engine, ids_of(engine, text), 32, 16)[len(start) - 1 :] for text in ("ab", "é", "cd", LONG)]
+    assert scores.scores[:4] == pytest.approx([math.exp(np.mean(row)) for row in nll])
+    assert scores.columns["bits_per_byte"][:4] == pytest.approx(
+        [sum(row) / math.log(2) / n for row, n in zip(nll, (2, 2, 2, len(LONG.encode())), strict=True)]
+    )
+    least = len(start) + 1
+    assert scores.justifications[4] == (
+        f"the prediction has {least - 1} of the at least {least} tokens that a score needs"
+    )
+
+
+def test_more_start_tokens_than_a_window_has_cost_no_token():
+    engine = ContextEngine(starting_tokenizer(BOS, "<|system|>", "<|user|>"))
+    for context_length in (2, 3, 4):
+        scores = perplexity(engine, context_length=context_length)(["ab"])
+        assert scores.columns["tokens"] == [2]
 
 
 def test_a_first_letter_of_several_bytes_does_not_count_in_bits_per_byte():
@@ -173,6 +214,30 @@ def test_a_log_probability_that_is_no_number_costs_its_row_alone(value):
     assert figures(scores)["count"] == 1
 
 
+def test_a_perplexity_beyond_floats_costs_its_row_alone():
+    class Loud(ContextEngine):
+        def after(self, ids):
+            return super().after(ids) * (1e4 if len(ids) == 4 else 1)
+
+    scores = perplexity(Loud())(["abc", "abcd", "ab"])
+    assert scores.justifications == [None, "its perplexity is beyond the numbers that a float can hold", None]
+    assert figures(scores) == figures(perplexity(ENGINE)(["abc", "ab"]))
+    assert scores.columns["tokens"] == [2, None, 1]
+
+
+def test_sums_lose_nothing_and_an_error_beyond_floats_is_left_out():
+    assert mean(np.array([1e16, 1, -1e16])) == 1 / 3
+    value, error = perplexity_with_error(np.array([508.0, 908.0]))
+    assert value == pytest.approx(math.exp(708))
+    assert math.isnan(error)
+
+
+def test_few_tokens_have_no_progress_bar(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    perplexity(ENGINE)([LONG])
+    assert capsys.readouterr().err == ""
+
+
 def test_many_rows_take_few_calls_and_a_call_is_bounded():
     engine = ContextEngine()
     perplexity(engine)(["one of many"] * 500)
@@ -197,6 +262,37 @@ def test_the_evaluated_model_is_measured_where_no_other_was_given():
     other = ContextEngine(seed=5)
     assert perplexity()(["abc"], engine=other).scores == perplexity(other)(["abc"]).scores
     assert perplexity(ENGINE)(["abc"], engine=other).scores == perplexity(ENGINE)(["abc"]).scores
+
+
+def test_a_model_that_can_never_be_asked_is_refused_before_the_rows_are_there():
+    for call, message in (
+        (lambda: perplexity().prepare(None), "perplexity has no model to ask."),
+        (lambda: perplexity().prepare(object()), "perplexity needs a model whose probabilities can be read"),
+        (
+            lambda: perplexity(context_length=65).prepare(ENGINE),
+            "perplexity(context_length=65) is longer than the model's context of 64. Give at most 64, or None.",
+        ),
+        (
+            lambda: perplexity().prepare(ContextEngine(context=1)),
+            "perplexity needs a model with a context of at least 2 tokens, got 1.",
+        ),
+    ):
+        with pytest.raises(InvalidInputError) as error:
+            call()
+        assert str(error.value).startswith(message)
+    perplexity().prepare(ENGINE)
+
+
+@pytest.mark.parametrize(
+    "name", ["standard_error", "bits_per_byte", "tokens", "context_length", "stride", "count", "mean", "variance"]
+)
+def test_a_name_that_another_figure_has_is_refused(name):
+    with pytest.raises(InvalidInputError) as error:
+        perplexity(ENGINE, name=name)
+    assert str(error.value) == (
+        f"perplexity(name='{name}') is the name of another of its figures. Give another one, such as "
+        f"'perplexity_{name}'."
+    )
 
 
 @pytest.mark.parametrize(
@@ -244,6 +340,11 @@ def test_the_evaluated_model_is_measured_where_no_other_was_given():
         ),
         (lambda: perplexity(stride=0), "perplexity(stride=...) must be a whole number from 1, got 0."),
         (lambda: perplexity(stride=2.5), "perplexity(stride=...) must be a whole number from 1, got 2.5."),
+        (lambda: perplexity(stride=True), "perplexity(stride=...) must be a whole number from 1, got True."),
+        (
+            lambda: perplexity(ContextEngine(context=1))(["ab"]),
+            "perplexity needs a model with a context of at least 2 tokens, got 1.",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_with_what_to_do(score, message):
@@ -265,12 +366,14 @@ def test_the_metric_says_how_it_was_computed():
     assert "perplexity_chat" in figures(perplexity(ENGINE, name="perplexity_chat")(["ab"]))
 
 
+@example([BOS, BOS + BOS, f"a{EOS}"])  # special tokens that were written out
 @given(st.lists(st.none() | st.text(max_size=30), max_size=6))
 def test_any_text_has_a_score_or_a_reason(rows):
-    scores = perplexity(STARTING)(rows)
-    reasons = scores.justifications or [None] * len(rows)
-    for score, reason in zip(scores.scores, reasons, strict=True):
-        assert (reason is None) == math.isfinite(score)
+    for engine in (ENGINE, STARTING):
+        scores = perplexity(engine)(rows)
+        reasons = scores.justifications or [None] * len(rows)
+        for score, reason in zip(scores.scores, reasons, strict=True):
+            assert (reason is None) == math.isfinite(score)
 
 
 def test_a_text_of_100_000_letters_has_a_score(caplog):

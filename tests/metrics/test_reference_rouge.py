@@ -6,13 +6,14 @@ import csv
 import random
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
-from mlflow_llm_plugins.metrics.reference.rouge import MAX_WORDS, rouge1, rouge2, rougeL, rougeLsum
+from mlflow_llm_plugins.metrics.reference.rouge import MAX_LINES, MAX_WORDS, rouge1, rouge2, rougeL, rougeLsum
 
 ROUGE = {"rouge1": rouge1, "rouge2": rouge2, "rougeL": rougeL, "rougeLsum": rougeLsum}
 WORDS = [
@@ -111,12 +112,46 @@ def test_lines_matter_to_rougelsum_only():
     assert rougeLsum()(prediction, target).scores == [1]
 
 
-@pytest.mark.parametrize("make", [rougeL, rougeLsum])
-def test_long_texts_are_cut_and_the_row_says_so(make):
+NOTE = "only the first 2,000 words, and 400 lines, of a text count"
+
+
+def test_long_texts_are_cut_for_rougelsum_and_the_row_says_so():
     start = " ".join(f"w{number % 50}" for number in range(MAX_WORDS))
-    result = make()([start + " tail" * 40_000, start, "short"], [start, "w1 w2", "short"])
-    assert result.scores[0] == result.scores[2] == 1
-    assert result.justifications == ["only the first 2,000 words of a text count", None, None]
+    lines = "\n".join(f"w{number % 50}" for number in range(MAX_LINES))
+    predictions = [f"{start} tail {start}", start, lines + "\ntail" * 40_000, lines.replace("\n", "\n\n")]
+    result = rougeLsum()(predictions, [start, "w1 w2", lines, lines])
+    assert result.scores[0] == result.scores[2] == result.scores[3] == 1
+    assert result.justifications == [NOTE, None, NOTE, None]
+
+
+@pytest.mark.parametrize("separator", [" ", "\n"])
+def test_the_longest_texts_that_are_not_cut_take_seconds(separator):
+    words = [separator.join(random.Random(seed).choices("abcdefgh", k=MAX_WORDS)) for seed in (1, 2)]
+    started = time.process_time()
+    result = rougeLsum()(words[:1], words[1:])
+    assert time.process_time() - started < 6
+    assert 0 < result.scores[0] <= 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_long_subsequences_are_those_of_rouge_score(data):
+    sizes = st.integers(0, 300)
+    seed = data.draw(st.integers(0, 10**6))
+    prediction, target = (" ".join(random.Random(seed + side).choices("abcdefghij", k=data.draw(sizes)))
+                          for side in (0, 1))  # fmt: skip
+    expected = rouge_scorer.RougeScorer(["rougeL"]).score(target, prediction)["rougeL"].fmeasure
+    assert rougeL()([prediction], [target]).scores == [expected]
+
+
+def test_every_word_of_a_long_text_counts_for_rougel():
+    draw = random.Random(7)
+    words = [f"w{draw.randrange(5000)}" for _ in range(30_000)]
+    shorter = [word for word in words if draw.random() < 0.5]
+    result = rougeL()([" ".join(shorter)], [" ".join(words)])
+    precision, recall = 1, len(shorter) / len(words)
+    assert result.scores == [pytest.approx(2 * precision * recall / (precision + recall))]
+    assert result.justifications is None
 
 
 @pytest.mark.parametrize("name", ROUGE)

@@ -92,9 +92,12 @@ def test_arrays_and_series_are_columns_too(column):
     assert result.justifications is None
 
 
-def test_gaps_may_be_arrays():
+def test_gaps_may_be_arrays_or_come_one_by_one():
     gaps = np.array([0.5, 1.5], dtype=np.float32)
-    assert timing.inter_token_latency()(pd.Series([gaps, ()])).scores[0] == 1.0
+    for cell in (gaps, iter(gaps)):
+        result = timing.inter_token_latency()(pd.Series([cell, ()]))
+        assert result.scores[0] == 1.0
+        assert (result.aggregate_results["gaps"], result.aggregate_results["mean"]) == (2, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +107,7 @@ def test_gaps_may_be_arrays():
         (True, "what was measured is of type bool, not a number"),
         (-0.1, "what was measured must be finite and at least 0, got -0.1"),
         (math.inf, "what was measured must be finite and at least 0, got inf"),
+        (10**400, "what was measured must be finite and at least 0, got inf"),
     ],
 )
 def test_what_is_no_time_has_no_score_and_is_in_no_figure(cell, reason):

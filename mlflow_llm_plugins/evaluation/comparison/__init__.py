@@ -1,1 +1,1 @@
-"""Several models, prompts or settings on the same data: what each scores and costs, and what differs for certain."""
+"""Several models, prompts or settings on the same data: what each scores and costs, and how they differ."""

@@ -39,7 +39,7 @@ class BootstrapOptions:
         if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
             raise InvalidInputError(f"confidence_level must be between 0 and 1, for example 0.95; got {level!r}.")
         for name, value, least in (("n_resamples", self.n_resamples, 100), ("seed", self.seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise InvalidInputError(f"{name} must be a whole number of at least {least}, got {value!r}.")
 
 
@@ -136,10 +136,10 @@ def _bootstrap(
             vectorized=True,
             axis=-1,
             confidence_level=options.confidence_level,
-            n_resamples=options.n_resamples,
+            n_resamples=int(options.n_resamples),
             batch=_BATCH,
             method=method,
-            **{name: np.random.default_rng(options.seed)},
+            **{name: np.random.default_rng(int(options.seed))},
         )
     interval = result.confidence_interval
     return float(interval.low), float(interval.high)

@@ -1,11 +1,11 @@
-"""`compare_models`: variants evaluated one after another on the same data, and what differs for certain."""
+"""`compare_models`: variants evaluated one after another on the same data, and how they differ."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,11 +13,14 @@ import pandas as pd
 from mlflow.models.evaluation.base import EvaluationMetric
 
 from mlflow_llm_plugins.errors import GenerationError, InvalidInputError, mlflow_errors
+from mlflow_llm_plugins.evaluation.columns import parameters_of
 from mlflow_llm_plugins.evaluation.comparison.bootstrap import BootstrapOptions
+from mlflow_llm_plugins.evaluation.comparison.checks import check_variants, refuse_self_judging
 from mlflow_llm_plugins.evaluation.comparison.data import ComparedData
 from mlflow_llm_plugins.evaluation.comparison.differences import differences_table
 from mlflow_llm_plugins.evaluation.comparison.log import log_plots, log_tables, tag_parent
 from mlflow_llm_plugins.evaluation.comparison.measures import Measure, main_quality, measures_of
+from mlflow_llm_plugins.evaluation.comparison.pareto_points import pareto_points
 from mlflow_llm_plugins.evaluation.comparison.plots.differences_chart import differences_chart
 from mlflow_llm_plugins.evaluation.comparison.plots.metrics_chart import metrics_chart
 from mlflow_llm_plugins.evaluation.comparison.plots.pareto_chart import pareto_chart
@@ -63,18 +66,24 @@ def compare_models(
     seed: int = 0,
     run_name: str | None = None,
 ) -> Comparison:
-    """Evaluate several models, prompts or settings on the same data and say what differs for certain.
+    """Evaluate several models, prompts or settings on the same data and say how they differ, with intervals.
 
     Each variant is evaluated by the evaluator `llm` in a run of its own below the parent run, one after another, so
     that only one model is loaded at a time. One that fails as a whole is recorded with its reason; the others go on.
 
     Intervals are of resampled rows, paired by position (BCa bootstrap); those of fewer than 50 rows are indicative.
     One takes about 0.02 seconds for 200 rows and one to four for 10,000. They are not adjusted for the number of
-    metrics and variants: of twenty metrics that do not differ, one is expected to look as if it did at 0.95.
+    metrics and variants: of twenty metrics that do not differ, one is expected to look as if it did at 0.95. There is
+    no verdict of fewer than 10 rows, of fewer than 6 that differ, or of times, which are measured once a variant:
+    resampling does not show what else the machine did meanwhile.
 
-    `memory_growth/rss_bytes` of models given by URI is the peak of this process's resident memory minus what it was
-    before the model was loaded. Allocators keep pages that an earlier variant freed, so a later one may look smaller
-    than it is; `model/weight_bytes` does not depend on the order.
+    Each figure of the table is of the rows that its variant has. Differences and the Pareto plot are of rows that
+    both, or all, have; what cannot be computed of these is NaN, with a note.
+
+    `model/loaded_weight_bytes` is what a model of our flavor takes in memory, as quantized; `model/weight_bytes` its
+    files. `memory_growth/rss_bytes` of models given by URI is the peak of this process's resident memory minus what
+    it was before the model was loaded. It depends on the order: the first one also shows what is loaded once for all,
+    such as libraries and judges, and allocators keep pages that an earlier variant freed.
 
     Args:
         models: Name -> a URI, a pyfunc model, a function or "endpoints:/name"; or a `Variant`, or its dictionary:
@@ -87,8 +96,10 @@ def compare_models(
         extra_metrics: In addition.
         evaluator_config: Of the evaluator `llm`.
         baseline: The variant that others are compared with; None: the first.
-        quality: The metric of the Pareto plot; None: the first that reads targets, else the first.
-        group_by: A column; scores and bars are for each of its values, for example of a column `dataset`.
+        quality: The metric of the Pareto plot; None: the first that reads targets, else the first, of those of which
+            more or less is better.
+        group_by: A column; scores and bars are for each of its values, for example of a column `dataset`. Models are
+            not asked with it, nor with the finished predictions of others, unless a metric reads the column.
         confidence_level: Of all intervals.
         n_resamples: Of each bootstrap.
         seed: Of each bootstrap.
@@ -107,10 +118,14 @@ def compare_models(
         options = BootstrapOptions(confidence_level, n_resamples, seed)
         variants = variants_of(models)
         base = _baseline(baseline, variants)
-        setup = _setup(ComparedData(data, targets), model_type, metrics, extra_metrics, evaluator_config)
+        setup = _setup(ComparedData.of(data, targets), model_type, metrics, extra_metrics, evaluator_config)
+        group_by = None if group_by is None else str(group_by)
         setup.data.check(variants, group_by, setup.asked_column)
         measures = measures_of(_all_metrics(setup))
         chosen = _quality(quality, measures)
+        setup = _hiding(setup, variants, group_by, measures)
+        refuse_self_judging(measure.metric for measure in measures if measure.metric is not None)
+        check_variants(variants, setup)
         groups = None if group_by is None else setup.data.groups(group_by)
         with _parent(run_name) as run_id:
             tag_parent(list(variants), base, run_id)
@@ -120,28 +135,35 @@ def compare_models(
                 "comparison_differences": differences_table(trials, base, measures, options),
                 "comparison_scores": scores_table(trials, measures, groups, options),
             }
-            return _logged(tables, trials, base, chosen, setup.settings.plots, confidence_level, run_id)
+            files = log_tables(tables, run_id)
+            _raise_if_all_failed(trials, base)
+            plots = _plots(tables, trials, chosen, measures, confidence_level) if setup.settings.plots else {}
+            return _comparison(tables, trials, run_id, files, log_plots(plots, run_id))
 
 
-def _logged(
+def _plots(
     tables: Mapping[str, pd.DataFrame],
     trials: Sequence[Trial],
-    baseline: str,
     quality: Measure | None,
-    with_plots: bool,
+    measures: Sequence[Measure],
     level: float,
-    run_id: str,
-) -> Comparison:
+) -> dict[str, Callable[[], Any]]:
     table, differences, scores = tables.values()
-    files = log_tables(tables, run_id)
-    _raise_if_all_failed(trials, baseline)
-    plots = {
+    return {
         "comparison_metrics": partial(metrics_chart, scores, table, level),
         "comparison_differences": partial(differences_chart, differences, level),
+        "comparison_pareto": lambda: pareto_chart(pareto_points(trials, quality, measures)),
     }
-    if quality is not None:
-        plots["comparison_pareto"] = partial(pareto_chart, table, quality)
-    images = log_plots(plots, run_id) if with_plots else {}
+
+
+def _comparison(
+    tables: Mapping[str, pd.DataFrame],
+    trials: Sequence[Trial],
+    run_id: str,
+    files: Mapping[str, str],
+    images: Mapping[str, str],
+) -> Comparison:
+    table, differences, scores = tables.values()
     artifacts = {**files, **{f"{name}_plot": file for name, file in images.items()}}
     run_ids = {trial.name: trial.run_id for trial in trials}
     return Comparison(table, differences, scores, run_id, run_ids, artifacts)
@@ -172,6 +194,9 @@ def _setup(
     data: ComparedData, model_type: str | None, metrics: Any, extra_metrics: Any, evaluator_config: Any
 ) -> Setup:
     settings = parse_settings(evaluator_config)
+    if isinstance(data.targets, str):  # a name of the mapping, as MLflow has it
+        mapped = settings.col_mapping.get(data.targets, data.targets)
+        data = replace(data, targets=mapped) if isinstance(mapped, str) else data
     if metrics is not None:
         if settings.metrics is not None:
             raise InvalidInputError("metrics are given twice: as an argument and in evaluator_config; leave one out.")
@@ -179,6 +204,14 @@ def _setup(
     extra = [_measured_here(metric) for metric in metrics_of(extra_metrics)]
     default_metrics(model_type)  # raises where there is no such type
     return Setup(data, model_type, settings, extra, adds_timing=settings.metrics is None)
+
+
+def _hiding(setup: Setup, variants: Mapping[str, Variant], group_by: str | None, measures: Sequence[Measure]) -> Setup:
+    """Models are asked neither with the answers of others nor with the column of groups."""
+    read = {name for measure in measures if measure.metric for name in parameters_of(measure.metric)}
+    mapped = {column for column in setup.settings.col_mapping.values() if isinstance(column, str)}
+    columns = [group_by, *(variant.predictions for variant in variants.values())]
+    return replace(setup, data=setup.data.without(columns, read | mapped))
 
 
 def _all_metrics(setup: Setup) -> list[EvaluationMetric]:
@@ -209,12 +242,11 @@ def _baseline(name: str | None, variants: Mapping[str, Variant]) -> str:
 def _quality(name: str | None, measures: Sequence[Measure]) -> Measure | None:
     if name is None:
         return main_quality(measures)
-    known = {measure.name: measure for measure in measures if not measure.is_cost}
+    known = {measure.name: measure for measure in measures if measure.is_quality}
     if name not in known:
-        raise InvalidInputError(
-            f"quality: there is no metric {name!r} in this comparison.{did_you_mean(name, known)} There are: "
-            f"{', '.join(known)}."
-        )
+        is_there = any(measure.name == name for measure in measures)
+        problem = f"{name!r} has no better side" if is_there else f"there is no metric {name!r} in this comparison"
+        raise InvalidInputError(f"quality: {problem}.{did_you_mean(name, known)} There are: {', '.join(known)}.")
     return known[name]
 
 

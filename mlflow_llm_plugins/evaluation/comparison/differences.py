@@ -19,11 +19,17 @@ from mlflow_llm_plugins.evaluation.comparison.bootstrap import (
     mean_interval,
     quotient_difference_interval,
 )
+from mlflow_llm_plugins.evaluation.comparison.figures import common_rows, figure_over
 from mlflow_llm_plugins.evaluation.comparison.measures import Measure
 from mlflow_llm_plugins.evaluation.comparison.trial import Trial
 
 Verdict = Literal["better", "worse", "unclear"]
-_NO_INTERVAL = "a figure of all rows together that cannot be computed again from rows: no interval"
+_NO_INTERVAL = "a figure of all rows together: no interval"
+_MEASURED_ONCE = (
+    "measured once a variant, not repeated: resampled rows do not show that a machine was slower meanwhile"
+)
+_LEAST_ROWS = 10  # of fewer, an interval leaves out the truth twice as often as it says, or more
+_LEAST_UNTIED = 6  # the fewest that can all be on one side with a probability below 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +48,11 @@ class Difference:
     low: float = math.nan
     high: float = math.nan
     method: str | None = None
-    wins: int | None = None  # rows in which the variant is better; None where neither direction is
+    wins: int | None = None  # of the rows, those in which the variant is better; None where neither direction is
     ties: int | None = None
     losses: int | None = None
-    verdict: Verdict | None = None  # "unclear": the interval holds the value of no difference
+    # "unclear": the interval holds the value of no difference. None: there is nothing to judge by, see the note.
+    verdict: Verdict | None = None
     note: str | None = None
 
 
@@ -72,8 +79,9 @@ def _differences(base: Trial, other: Trial, measure: Measure, options: Bootstrap
         return
     if pair is not None:
         yield pair.of_means(options)
-    if (figures := _main_figures(base, other, measure)) and (pair is None or not measure.is_mean):
-        yield _of_figures(base, other, measure, figures)
+    has_figures = _main_figures(base, other, measure) is not None
+    if has_figures and (pair is None or not measure.is_mean):
+        yield _of_figures(base, other, measure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +137,7 @@ class _Pair:
         base, other = [(total, total / rate) for total, rate in zip(totals, bits, strict=True)]
         interval = quotient_difference_interval(base, other, options)
         values = _quotient(base), _quotient(other)
-        line = self._line(kind, *values, values[1] - values[0])
+        line = self._line(kind, *values, values[1] - values[0], rows=bits)
         return self._judged(replace(line, note=note), interval, 0.0)
 
     def _both(self, column: Callable[[pd.DataFrame], Numbers | None]) -> tuple[Numbers, Numbers] | None:
@@ -140,28 +148,44 @@ class _Pair:
         pair = base[self.valid], other[self.valid]
         return pair if all(np.isfinite(each).all() for each in pair) else None
 
-    def _line(self, kind: str, base: float, other: float, estimate: float) -> Difference:
+    def _line(
+        self, kind: str, base: float, other: float, estimate: float, rows: tuple[Numbers, Numbers] | None = None
+    ) -> Difference:
         greater, n = self.measure.greater_is_better, len(self.a)
+        a, b = rows or (self.a, self.b)  # what wins and losses are counted by
         line = Difference(
             *(self.measure.name, self.other.name, self.base.name, kind, n, len(self.valid) - n, base, other, estimate)
         )
         if greater is None:
             return line
-        gain = self.b - self.a if greater else self.a - self.b
-        rounding = ROUNDING * np.maximum(np.abs(self.a), np.abs(self.b))
+        gain = b - a if greater else a - b
+        rounding = ROUNDING * np.maximum(np.abs(a), np.abs(b))
         wins, losses = int((gain > rounding).sum()), int((gain < -rounding).sum())
         return replace(line, wins=wins, ties=n - wins - losses, losses=losses)
 
     def _judged(self, line: Difference, interval: Interval, nothing: float) -> Difference:
-        notes = [line.note, _about_rows(len(self.a)), _about_method(interval)]
+        verdict = _verdict(line.estimate, interval, nothing, self.measure.greater_is_better)
+        reason = None if verdict is None else self._no_verdict(line)
+        notes = [line.note, _about_rows(len(self.a)), _about_method(interval), reason]
         return replace(
             line,
             low=interval.low,
             high=interval.high,
             method=interval.method,
-            verdict=_verdict(line.estimate, interval, nothing, self.measure.greater_is_better),
+            verdict=verdict if reason is None else None,
             note="; ".join(note for note in notes if note) or None,
         )
+
+    def _no_verdict(self, line: Difference) -> str | None:
+        """Why the interval is nothing to judge by."""
+        n, untied = len(self.a), (line.wins or 0) + (line.losses or 0)
+        if self.measure.kind == "time":
+            return f"no verdict: {_MEASURED_ONCE}"
+        if n < _LEAST_ROWS:
+            return f"no verdict of fewer than {_LEAST_ROWS} rows"
+        if untied < _LEAST_UNTIED:
+            return f"no verdict: {untied} rows differ, at least {_LEAST_UNTIED} must"
+        return None
 
 
 def _verdict(estimate: float, interval: Interval, nothing: float, greater_is_better: bool | None) -> Verdict | None:
@@ -179,13 +203,28 @@ def _main_figures(base: Trial, other: Trial, measure: Measure) -> tuple[float, f
     return None
 
 
-def _of_figures(base: Trial, other: Trial, measure: Measure, figures: tuple[float, float]) -> Difference:
-    name = measure.main or "figures"
-    difference = figures[1] - figures[0]
+def _of_figures(base: Trial, other: Trial, measure: Measure) -> Difference:
+    """Of the same rows: where the figures that were logged are not, they are computed again."""
+    common = common_rows([base, other], measure)
+    values = [figure_over(trial, measure, common) for trial in (base, other)]
+    if not any(_lacks(trial, measure, common) for trial in (base, other)):
+        note = _NO_INTERVAL
+    elif np.isfinite(values).all():
+        note = f"computed again of the rows that both have; {_NO_INTERVAL}"
+    else:
+        note = "the variants have scores in other rows, and the figure cannot be computed again: no difference"
+        values = [math.nan, math.nan]
+    n, kind = int(common.sum()), f"difference of {measure.main or 'figures'}"
+    base_value, value = values
     return Difference(
-        *(measure.name, other.name, base.name, f"difference of {name}", None, None, *figures, difference),
-        note=_NO_INTERVAL,
+        *(measure.name, other.name, base.name, kind, n, len(common) - n, base_value, value, value - base_value),
+        note=note,
     )
+
+
+def _lacks(trial: Trial, measure: Measure, common: np.ndarray) -> bool:
+    """Whether the variant's own figure is of other rows than these."""
+    return trial.rows is None or not np.array_equal(measure.scored(trial.rows), common)
 
 
 def _about_rows(n: int) -> str | None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_llm_plugins.evaluation.comparison.variant import Variant
-from mlflow_llm_plugins.metrics.models import load_quietly
+from mlflow_llm_plugins.metrics.models import find_engine, load_quietly
 
 _logger = logging.getLogger(__name__)
 
-_FLAVOR = "quantized_llm"  # whose section of MLmodel has the size of the weights
+FLAVOR = "quantized_llm"  # whose section of MLmodel has the size of the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,20 @@ class OpenedModel:
     rss_before_bytes: int | None = None  # resident memory of this process before it was loaded; None: not loaded here
     size_bytes: int | None = None  # of the artifact
     weight_bytes: int | None = None  # of the weights' files, wherever they are
+    loaded_weight_bytes: int | None = None  # of the weights in memory, as quantized
 
     def figures(self, peak_rss_bytes: float | None) -> dict[str, float]:
         """Sizes, and the growth of the process's memory from before loading to its peak.
 
-        The growth is that of the whole process: an allocator keeps pages that an earlier variant freed, so a later
-        one may show less than it needs.
+        The growth is that of the whole process: the first variant also shows what is loaded once for all, such as
+        libraries and judges, and an allocator keeps pages that an earlier variant freed, so a later one may show less
+        than it needs.
         """
-        found: dict[str, float | None] = {"model/size_bytes": self.size_bytes, "model/weight_bytes": self.weight_bytes}
+        found: dict[str, float | None] = {
+            "model/loaded_weight_bytes": self.loaded_weight_bytes,
+            "model/weight_bytes": self.weight_bytes,
+            "model/size_bytes": self.size_bytes,
+        }
         if self.rss_before_bytes is not None and peak_rss_bytes is not None:
             found["memory_growth/rss_bytes"] = peak_rss_bytes - self.rss_before_bytes
         return {name: float(value) for name, value in found.items() if value is not None}
@@ -58,11 +64,18 @@ def opened(variant: Variant) -> Iterator[OpenedModel]:
 def _sizes(model: Any) -> dict[str, int | None]:
     metadata = getattr(model, "metadata", None)
     flavors = getattr(metadata, "flavors", None)
-    section = flavors.get(_FLAVOR) if isinstance(flavors, Mapping) else None
+    section = flavors.get(FLAVOR) if isinstance(flavors, Mapping) else None
     return {
         "size_bytes": getattr(metadata, "model_size_bytes", None),
         "weight_bytes": section.get("weight_bytes") if isinstance(section, Mapping) else None,
+        "loaded_weight_bytes": _loaded_weight_bytes(model),
     }
+
+
+def _loaded_weight_bytes(model: Any) -> int | None:
+    """As the engine tells it; None where it does not, or where there is none."""
+    engine = find_engine(model)
+    return None if engine is None else getattr(engine.stats(), "weight_bytes", None) or None
 
 
 def _close(model: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -14,6 +15,10 @@ from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.lookup import did_you_mean
 from mlflow_llm_plugins.metrics.metric import is_missing
 
+_DOUBLED = re.compile(
+    r"(?<!\{)\{\{\s*([^{}]+?)\s*\}\}(?!\})"
+)  # how other templates, MLflow's prompts too, name a column
+
 Part = tuple[str, str | None]  # text, and the column behind it
 
 
@@ -23,6 +28,7 @@ class PromptTemplate:
 
     parts: Sequence[Part]
     source: str  # for messages
+    doubled: Sequence[str] = ()  # what is between double braces, so plain text
 
     @classmethod
     def parse(cls, text: str, source: str) -> PromptTemplate:
@@ -42,7 +48,7 @@ class PromptTemplate:
         for _, column, form, conversion in parsed:
             if column is not None and (not column or form or conversion):
                 raise InvalidInputError(f"{source}: a field is the name of a column, as {{inputs}}; got {text!r}.")
-        return cls([(before, column) for before, column, _, _ in parsed], source)
+        return cls([(before, column) for before, column, _, _ in parsed], source, _DOUBLED.findall(text))
 
     @property
     def columns(self) -> list[str]:
@@ -53,8 +59,14 @@ class PromptTemplate:
         """Refuse columns that are not there.
 
         Raises:
-            InvalidInputError: Names them and those that are.
+            InvalidInputError: Names them and those that are; also for columns in double braces.
         """
+        for column in self.doubled:
+            if column in known:
+                raise InvalidInputError(
+                    f"{self.source}: '{{{{{column}}}}}' is only the text '{{{column}}}', as '{{{{' stands for a "
+                    f"brace. Write '{{{column}}}' to fill in the column."
+                )
         for column in self.columns:
             if column not in known:
                 raise InvalidInputError(

@@ -33,6 +33,19 @@ class Setup:
     extra_metrics: Sequence[Any]
     adds_timing: bool  # the user named no metrics, so latencies belong to them
 
+    def config(self, variant: Variant, col_mapping: Mapping[str, Any]) -> dict[str, Any]:
+        """The variant's `evaluator_config`; its own parameters and mapping go over those of all."""
+        given = {name: getattr(self.settings, name) for name in self.settings.model_fields_set}
+        params = {**self.settings.params, **variant.params}
+        return {**given, "params": params, "col_mapping": {**self.settings.col_mapping, **col_mapping}}
+
+    def metrics_beside(self, variant: Variant) -> list[Any]:
+        """`extra_metrics`, and the latencies that can be measured of this variant."""
+        possible = () if variant.predictions is not None else TIMING[:1] if variant.is_function else TIMING
+        taken = {metric.name for metric in self.extra_metrics}
+        timing = [name for name in possible if name not in taken] if self.adds_timing else []
+        return [*self.extra_metrics, *metrics_of(timing)]
+
     @property
     def asked_column(self) -> str | None:
         """The column that models are asked with, where the user named it."""
@@ -50,6 +63,7 @@ class Trial:
     figures: Mapping[str, float] = field(default_factory=dict)  # without metric_prefix
     rows: pd.DataFrame | None = None  # the results table
     error: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)  # where the table has `predictions` and `targets`
 
 
 def run_trial(name: str, variant: Variant, setup: Setup) -> Trial:
@@ -61,7 +75,7 @@ def run_trial(name: str, variant: Variant, setup: Setup) -> Trial:
         with run:
             mlflow.log_params({"variant": name, **variant.described()})
             figures, rows = _evaluated(name, variant, setup)
-        return Trial(name, variant, run.info.run_id, figures, rows)
+        return Trial(name, variant, run.info.run_id, figures, rows, columns=_columns(variant, setup))
     except Exception as error:  # of loading, of a model, of MLflow
         reason = _reason(error)
         _logger.warning("Variant %r has no result: %s", name, reason, exc_info=_logger.isEnabledFor(logging.DEBUG))
@@ -72,17 +86,14 @@ def _evaluated(name: str, variant: Variant, setup: Setup) -> tuple[dict[str, flo
     import mlflow
 
     arguments = setup.data.arguments(name, variant, setup.asked_column)
-    config = _config(variant, setup, arguments.pop("col_mapping"))
+    config = setup.config(variant, arguments.pop("col_mapping"))
     with opened(variant) as model:
         result = mlflow.models.evaluate(
             model=model.model,
             model_type=setup.model_type,
             evaluators=NAME,
             evaluator_config=config,
-            extra_metrics=[
-                *setup.extra_metrics,
-                *(_timing(variant, setup.extra_metrics) if setup.adds_timing else ()),
-            ],
+            extra_metrics=setup.metrics_beside(variant),
             **arguments,
         )
         prefix = setup.settings.metric_prefix
@@ -93,17 +104,10 @@ def _evaluated(name: str, variant: Variant, setup: Setup) -> tuple[dict[str, flo
     return {**figures, **sizes}, pd.DataFrame(content["data"], columns=content["columns"], dtype=object)
 
 
-def _config(variant: Variant, setup: Setup, col_mapping: Mapping[str, Any]) -> dict[str, Any]:
-    given = {name: getattr(setup.settings, name) for name in setup.settings.model_fields_set}
-    params = {**setup.settings.params, **variant.params}
-    return {**given, "params": params, "col_mapping": {**setup.settings.col_mapping, **col_mapping}}
-
-
-def _timing(variant: Variant, given: Sequence[Any]) -> list[Any]:
-    """The latencies that can be measured of this variant, without those that the user named."""
-    possible = () if variant.predictions is not None else TIMING[:1] if variant.is_function else TIMING
-    taken = {metric.name for metric in given}
-    return metrics_of([name for name in possible if name not in taken])
+def _columns(variant: Variant, setup: Setup) -> dict[str, str]:
+    own = {"predictions": variant.predictions or "outputs", "targets": setup.data.targets_name or "target"}
+    mapped = {name: column for name, column in setup.settings.col_mapping.items() if isinstance(column, str)}
+    return {name: own.get(mapped.get(name, name), mapped.get(name, name)) for name in own}
 
 
 def _reason(error: Exception) -> str:

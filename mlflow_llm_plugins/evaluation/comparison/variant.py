@@ -45,6 +45,8 @@ class Variant(Settings):
             raise ValueError("give either a model or predictions=..., a column of the data.")
         if self.predictions is not None and (self.prompt_template or self.params):
             raise ValueError("finished predictions have no prompt_template and no params; give a model to ask.")
+        if self.is_function and self.params:
+            raise ValueError("a function gets no params: have it use them itself, by functools.partial for example.")
         if not (self.model is None or isinstance(self.model, str) or callable(self.model) or self._predicts()):
             raise ValueError(
                 f"model must be a URI, 'endpoints:/name', a pyfunc model or a function, "
@@ -62,7 +64,7 @@ class Variant(Settings):
     @property
     def is_function(self) -> bool:
         """Whether the model is a function, of which only whole answers are seen."""
-        return callable(self.model) and not self._predicts()
+        return callable(self.model)  # also where it has a `predict`: MLflow calls it
 
     def described(self) -> dict[str, str]:
         """What is set, as parameters of a run."""

@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice, repeat
 from typing import Any
 
@@ -20,6 +20,7 @@ from mlflow_llm_plugins.generation.engine import Alternatives, ChoiceScores, Tok
 from mlflow_llm_plugins.generation.sampling.rows import top
 from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow
 from mlflow_llm_plugins.generation.scoring.prefix_caches import PrefixCaches
+from mlflow_llm_plugins.generation.scoring.split_model import split
 from mlflow_llm_plugins.generation.scoring.tree_pass import TreePass
 
 _logger = logging.getLogger(__name__)
@@ -46,10 +47,15 @@ class Scorer:
         self._model = model
         self._max_length = max_length
         self._lock = threading.Lock()
-        self._sliced_head = self._find_sliced_head()
+        self._parts = split(model)
         self._prefixes = PrefixCaches(max_cached_tokens)
         can_branch = can_branch and "position_ids" in inspect.signature(model.forward).parameters
         self._tree_pass = self._find_tree_pass() if can_branch else None
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the model's parameters and buffers take in memory."""
+        return int(self._model.get_memory_footprint())
 
     def score(self, texts: Sequence[list[int]], top_logprobs: int = 0) -> list[TokenScores]:
         """Log-probability of tokens 2 to n of each text, and the best tokens there; empty for a text of one token."""
@@ -102,14 +108,14 @@ class Scorer:
 
     def _logits(self, ids: torch.Tensor, mask: torch.Tensor, scored: torch.Tensor) -> Iterator[torch.Tensor]:
         """[`_HEAD_POSITIONS` or less, vocab] of the places before the scored ones, row by row."""
-        if self._sliced_head is None:
+        places = zip(*(indices.split(_HEAD_POSITIONS) for indices in scored.nonzero(as_tuple=True)), strict=True)
+        if self._parts is None:  # then the logits of all places exist, but once
             logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            yield from logits[:, :-1][scored].split(_HEAD_POSITIONS)
+            yield from (logits[place] for place in places)
             return
-        base, head = self._sliced_head
-        hidden = base(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        for places in hidden[:, :-1][scored].split(_HEAD_POSITIONS):
-            yield head(places)
+        hidden = self._parts.body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        for place in places:
+            yield self._parts.head(hidden[place]).to(ids.device)
 
     def _next(self, slices: Iterator[torch.Tensor]) -> NDArray[np.float32] | None:
         with self._lock, torch.no_grad():
@@ -148,23 +154,6 @@ class Scorer:
         tolerance = 1e-3 if is_exact(self._model) else _ROUNDED_TOLERANCE
         whole = self._choose_whole(rows)
         return all(_difference(call, whole) < tolerance for call in shared)
-
-    def _find_sliced_head(self) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor]] | None:
-        """The body and the output layer, if one after the other they are the whole model.
-
-        Some models scale or cap the logits behind the output layer; asking beats a list of their names.
-        """
-        base, head = self._model.base_model, self._model.get_output_embeddings()
-        if head is None or base is self._model:
-            return None
-        vocab = self._model.get_input_embeddings().weight.shape[0]
-        ids = torch.arange(4, device=input_device(self._model))[None] % vocab
-        with torch.no_grad():
-            hidden = getattr(base(input_ids=ids, use_cache=False), "last_hidden_state", None)
-            whole = self._model(input_ids=ids, use_cache=False).logits
-        if hidden is None or not torch.allclose(head(hidden), whole, atol=1e-6):
-            return None
-        return base, head
 
 
 def batches(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# As in CommonMark, but with any indentation: models put blocks into lists. No backtick may follow those that open one.
-_OPENING = re.compile(r"([ \t]*)(`{3,}(?=[^`]*$)|~{3,})[ \t]*([^\s`{]*)")
+# As in CommonMark, but with any indentation: models put blocks into lists and quotations. No backtick may follow those
+# that open one.
+_OPENING = re.compile(r"([ \t>]*)(`{3,}(?=[^`]*$)|~{3,})[ \t]*([^\s`{]*)")
 
 
 @dataclass(frozen=True, slots=True)
 class CodeBlock:
-    """A block, without its fences and their indentation."""
+    """A block, without its fences and without what is before them in their lines."""
 
     language: str  # lower case; "" where none is given
     code: str
@@ -35,7 +36,8 @@ def code_blocks(text: str) -> list[CodeBlock]:
 
 def _block(lines: list[str], first: int, opening: re.Match[str]) -> CodeBlock:
     indentation, fence, language = opening.groups()
-    last = next((n for n in range(first + 1, len(lines)) if _closes(lines[n], fence)), None)
+    before = " \t>" if ">" in indentation else " \t"
+    last = next((n for n in range(first + 1, len(lines)) if _closes(lines[n].lstrip(before), fence)), None)
     body = lines[first + 1 : last]
     code = "\n".join(line.removeprefix(indentation) for line in body)
     return CodeBlock(language.lower(), code, first, len(lines) - 1 if last is None else last)

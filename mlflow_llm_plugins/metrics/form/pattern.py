@@ -11,6 +11,7 @@ from mlflow_llm_plugins.metrics.metric import LLMMetric, NotScoredError, RowScor
 from mlflow_llm_plugins.metrics.packages import require
 
 Which = Literal["all", "any"]
+_LONGEST_S = 86_400  # `regex` fails on what is beyond its clock
 
 
 def contains(
@@ -65,8 +66,10 @@ def matches_regex(
         MissingDependencyError: regex is not installed.
     """
     compiled = _compiled(pattern)
-    if not timeout_s > 0:
-        raise InvalidInputError(f"matches_regex(timeout_s=...) must be more than 0 seconds, got {timeout_s!r}.")
+    if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= _LONGEST_S:
+        raise InvalidInputError(
+            f"matches_regex(timeout_s=...) must be more than 0 and at most {_LONGEST_S:,} seconds, got {timeout_s!r}."
+        )
     match = compiled.fullmatch if full else compiled.search
 
     def score(text: str) -> float:
@@ -88,7 +91,7 @@ def matches_regex(
 
 
 def _texts(texts: str | Sequence[str]) -> list[str]:
-    listed = [texts] if isinstance(texts, str) else list(texts)
+    listed = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, Iterable) else []
     if not listed or not all(isinstance(text, str) and text for text in listed):
         raise InvalidInputError(f"contains(texts=...) must be a text or a list of texts, none empty, got {texts!r}.")
     return listed

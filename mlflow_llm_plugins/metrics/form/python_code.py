@@ -14,7 +14,7 @@ from mlflow_llm_plugins.metrics.metric import LLMMetric, NotScoredError, RowScor
 _LANGUAGES = ("python", "py", "python3")
 
 
-def python_syntax_ok(extract_code: bool = True) -> LLMMetric:
+def python_syntax_ok(extract_code: bool = True, *, name: str = "python_syntax_ok") -> LLMMetric:
     """1 where the answer's code parses with the grammar of the running Python, else 0 with the kind of error and line.
 
     A single word of prose is Python, too; and code that parses may still fail. Code that is nested too deeply for
@@ -23,6 +23,7 @@ def python_syntax_ok(extract_code: bool = True) -> LLMMetric:
     Args:
         extract_code: Where the answer has fenced blocks, parse these, each for itself: those marked as Python, or all
             without a language where none is marked so. False: always the whole answer.
+        name: Another one where a second such metric takes part.
     """
 
     def check(text: str) -> str | None:
@@ -36,7 +37,7 @@ def python_syntax_ok(extract_code: bool = True) -> LLMMetric:
 
     return LLMMetric(
         eval_fn,
-        "python_syntax_ok",
+        name,
         greater_is_better=True,
         metric_details="1 where all code of the answer parses with ast.parse, else 0.",
         metric_metadata={"extract_code": extract_code},

@@ -7,10 +7,11 @@ from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.metrics.metric import LLMMetric, NotScoredError, RowScores, score_each
+from mlflow_llm_plugins.metrics.packages import require
 from mlflow_llm_plugins.metrics.reference.words import WordTokenizer, folded
 
 
-def repetition_rate(n: int = 4) -> LLMMetric:
+def repetition_rate(n: int = 4, *, name: str = "repetition_rate") -> LLMMetric:
     """The share of an answer's n-grams of words that occurred in it before: 1 - different n-grams / all n-grams.
 
     That is seq-rep-n of Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training", on words instead of
@@ -19,12 +20,15 @@ def repetition_rate(n: int = 4) -> LLMMetric:
 
     Args:
         n: Words in an n-gram, at least 1.
+        name: Another one where a second such metric takes part.
 
     Raises:
         InvalidInputError: n is no integer of at least 1.
+        MissingDependencyError: regex is not installed.
     """
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise InvalidInputError(f"repetition_rate(n=...) must be an integer of at least 1, got {n!r}.")
+    require("regex")
     words = WordTokenizer(use_stemmer=False).tokenize
 
     def eval_fn(predictions: Iterable[Any]) -> RowScores:
@@ -32,7 +36,7 @@ def repetition_rate(n: int = 4) -> LLMMetric:
 
     return LLMMetric(
         eval_fn,
-        "repetition_rate",
+        name,
         greater_is_better=False,
         metric_details="1 - different n-grams of words / all n-grams of words, of each answer.",
         metric_metadata={"n": n},

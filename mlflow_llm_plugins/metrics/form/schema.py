@@ -1,4 +1,4 @@
-"""A JSON Schema as a check of values: the `jsonschema` library, without network and without regexes that hang."""
+"""A JSON Schema as a check of values: the `jsonschema` library, without network and with a limit of time."""
 
 from __future__ import annotations
 
@@ -7,38 +7,49 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.metrics.form.keywords import Deadline, timed_keywords
 from mlflow_llm_plugins.metrics.metric import NotScoredError
 from mlflow_llm_plugins.metrics.packages import require
 
-_PATTERN_SECONDS = 1.0  # for one string and one pattern
+SECONDS = 2.0  # for one value
 _SHOWN = 60  # characters of a rule in a reason
 
 
 class SchemaCheck:
     """Called with a value: which rule it breaks and where, or None. Names that the value made up are left out."""
 
-    def __init__(self, schema: Mapping[str, Any] | bool) -> None:
+    def __init__(self, schema: Mapping[str, Any] | bool, seconds: float = SECONDS) -> None:
         """Check the schema itself.
 
+        Args:
+            schema: What values must meet.
+            seconds: After so long the check of a value is given up.
+
         Raises:
-            InvalidInputError: It is no JSON Schema, or a reference in it leads nowhere.
+            InvalidInputError: It is no JSON Schema, a reference in it leads nowhere, or it cannot be checked in a
+                limited time.
             MissingDependencyError: jsonschema is not installed.
         """
         self.schema = _as_json(schema)
-        self._validator = _validator(self.schema)
+        self._seconds = seconds
+        self._deadline = Deadline()
+        self._validator = _validator(self.schema, self._deadline)
         self._best_match = require("jsonschema.exceptions", "jsonschema").best_match
 
     def __call__(self, value: Any) -> str | None:
         """Which rule the value breaks, the most telling one where it breaks several; None: it meets the schema.
 
         Raises:
-            NotScoredError: A pattern takes too long.
+            NotScoredError: The check takes too long, or value and schema are nested too deeply for it.
         """
+        self._deadline.start(self._seconds)
         try:
             error = self._best_match(self._validator.iter_errors(value))
+            return None if error is None else _described(error)
         except TimeoutError:
-            raise NotScoredError(f"a pattern of the schema takes longer than {_PATTERN_SECONDS:g} s") from None
-        return None if error is None else _described(error)
+            raise NotScoredError(f"to check it against the schema takes longer than {self._seconds:g} s") from None
+        except RecursionError:
+            raise NotScoredError("the prediction or the schema is nested too deeply to be checked") from None
 
 
 def _as_json(schema: Any) -> Any:
@@ -50,27 +61,40 @@ def _as_json(schema: Any) -> Any:
         raise InvalidInputError(f"schema cannot be written as JSON: {error}.") from error
 
 
-def _validator(schema: Any) -> Any:
+def _validator(schema: Any, deadline: Deadline) -> Any:
     jsonschema = require("jsonschema")
     draft = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
         draft.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise InvalidInputError(f"schema is no JSON Schema: {error.message}, at {error.json_path}.") from error
-    if dangling := sorted(set(_dangling_references(schema, draft))):
-        raise InvalidInputError(f"schema refers to what it does not hold: {', '.join(dangling)}. Put it under $defs.")
     # Without `$schema`, or a reference to the root would go back to the library's own class.
     rules = schema if isinstance(schema, bool) else {key: rule for key, rule in schema.items() if key != "$schema"}
-    safe = jsonschema.validators.extend(draft, {"pattern": _pattern})
-    return safe(rules, registry=require("referencing", "jsonschema").Registry())  # empty: nothing is downloaded
+    _refuse_what_has_no_limit(rules)
+    if dangling := sorted(set(_dangling_references(schema, draft))):
+        raise InvalidInputError(f"schema refers to what it does not hold: {', '.join(dangling)}. Put it under $defs.")
+    timed = jsonschema.validators.extend(draft, timed_keywords(draft.VALIDATORS, deadline))
+    return timed(rules, registry=require("referencing", "jsonschema").Registry())  # empty: nothing is downloaded
 
 
-def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
-    """The keyword `pattern`, given up in time: the library uses `re`, which can run for ever on some strings."""
-    if validator.is_type(instance, "string"):
-        found = require("regex").search(pattern, instance, timeout=_PATTERN_SECONDS)
-        if not found:
-            yield require("jsonschema").ValidationError("no match")
+def _refuse_what_has_no_limit(rules: Any) -> None:
+    """Refuse, wherever it stands, what would make the library use its own keywords and `re` (jsonschema 4.26)."""
+    parts = list(_objects(rules))
+    if any(isinstance(part.get("$schema"), str) for part in parts):
+        raise InvalidInputError("schema has a $schema below its root, where it cannot be followed. Leave that out.")
+    if all(any(key in part for part in parts) for key in ("patternProperties", "unevaluatedProperties")):
+        raise InvalidInputError(
+            "schema has patternProperties and unevaluatedProperties, which cannot be checked together in a limited "
+            "time. Use additionalProperties instead of unevaluatedProperties, or name the properties."
+        )
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if isinstance(value, dict):
+        yield value
+    for item in inner:
+        yield from _objects(item)
 
 
 def _dangling_references(schema: Any, draft: Any) -> Iterator[str]:
@@ -82,14 +106,20 @@ def _dangling_references(schema: Any, draft: Any) -> Iterator[str]:
 
 
 def _dangling(resource: Any, resolver: Any) -> Iterator[str]:
-    reference = resource.contents.get("$ref") if isinstance(resource.contents, dict) else None
-    if isinstance(reference, str):
-        try:
-            resolver.lookup(reference)
-        except require("referencing", "jsonschema").exceptions.Unresolvable:
+    rules = resource.contents if isinstance(resource.contents, dict) else {}
+    for reference in (rules.get("$ref"), rules.get("$dynamicRef")):
+        if isinstance(reference, str) and not _leads_somewhere(reference, resolver):
             yield reference
     for inner in resource.subresources():
         yield from _dangling(inner, resolver.in_subresource(inner))
+
+
+def _leads_somewhere(reference: str, resolver: Any) -> bool:
+    try:
+        resolver.lookup(reference)
+    except require("referencing", "jsonschema").exceptions.Unresolvable:
+        return False
+    return True
 
 
 def _described(error: Any) -> str:

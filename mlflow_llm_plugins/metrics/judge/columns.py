@@ -76,19 +76,22 @@ def _shown(value: Any, name: str) -> str:
         if all(isinstance(item, str) for item in value):
             return "\n\n".join(value)
         if all(isinstance(item, Mapping) and isinstance(item.get("role"), str) for item in value):
-            return "\n\n".join(_message(message) for message in value)
+            return "\n\n".join(_message(message, name) for message in value)
     if isinstance(value, int | float | Mapping | list | tuple):
-        try:
-            return json.dumps(value, ensure_ascii=False, default=str)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise NotScoredError(f"the {name} cannot be shown as text ({type(error).__name__})") from error
+        return _json(value, name)
     raise NotScoredError(f"the {name} is of type {type(value).__name__}, not text")
 
 
-def _message(message: Mapping[str, Any]) -> str:
+def _message(message: Mapping[str, Any], name: str) -> str:
     content = message.get("content")
-    shown = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
-    return f"{message['role']}: {shown}"
+    return f"{message['role']}: {content if isinstance(content, str) else _json(content, name)}"
+
+
+def _json(value: Any, name: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except Exception as error:  # keys that are no strings, cycles, depth, or what an object's own __str__ raises
+        raise NotScoredError(f"the {name} cannot be shown as text ({type(error).__name__})") from error
 
 
 def _utf8(text: str) -> str:

@@ -23,6 +23,11 @@ _SHARED = 12  # characters at the beginning of tokens that a pattern shares
 _ROUNDS = 8  # a blank may complete another token, whose breaking may complete a third; more is nobody's accident
 
 
+def is_generic(token: str) -> bool:
+    """Whether many chat formats use the token."""
+    return _GENERIC.fullmatch(token) is not None
+
+
 class Disarmer:
     """Breaks up control tokens: a generic list, and those of the judge's own tokenizer."""
 

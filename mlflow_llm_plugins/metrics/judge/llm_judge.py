@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.metrics.judge.chosen import ChosenJudge
 from mlflow_llm_plugins.metrics.judge.columns import TARGETS, check_columns, signature
 from mlflow_llm_plugins.metrics.judge.examples import parse_examples
 from mlflow_llm_plugins.metrics.judge.prompt import Prompt
-from mlflow_llm_plugins.metrics.judge.question import JudgeBackend
 from mlflow_llm_plugins.metrics.judge.report import share_key
 from mlflow_llm_plugins.metrics.judge.run import judge_rows
 from mlflow_llm_plugins.metrics.judge.scale import Scale, described, parse_scale
 from mlflow_llm_plugins.metrics.judge.settings import JudgeSettings, correction_of
 from mlflow_llm_plugins.metrics.metric import LLMMetric, RowScores
 
-_logger = logging.getLogger(__name__)
-
-JUDGE_VARIABLE = "MLFLOW_LLM_JUDGE"
-_THE_EVALUATED = "the model under evaluation"
 _DETAILS = (
     "A language model chooses one verdict a row. A local one is read by the log-probabilities of the verdicts, "
     "weighted as in G-Eval (Liu et al., 2023), so that no verdict is invalid."
@@ -92,74 +86,34 @@ def llm_judge(
         control_rows=_flag("control_rows", control_rows),
         greater_is_better=_flag("greater_is_better", greater_is_better),
     )
-    backend = _backend(judge)
-    told = backend.describe() if backend is not None else {"model": _THE_EVALUATED}
+    chosen = ChosenJudge(settings.name, judge)
     return LLMMetric(
-        eval_fn=_eval_fn(settings, backend),
+        eval_fn=_eval_fn(settings, chosen),
         name=settings.name,
         greater_is_better=greater_is_better,
         main=_main(parsed),
         version=version,
         metric_details=f"{_DETAILS} Criteria: {settings.prompt.criteria}",
-        metric_metadata={**settings.record(), "judge": dict(told)},
-        prepare=lambda engine: _prepare(settings, backend or _backend(None), engine),
+        metric_metadata={**settings.record(), "judge": chosen.record},  # which tells more once it was asked
+        prepare=chosen.prepare,
     )
 
 
-def _eval_fn(settings: JudgeSettings, backend: JudgeBackend | None) -> Callable[..., RowScores]:
+def _eval_fn(settings: JudgeSettings, chosen: ChosenJudge) -> Callable[..., RowScores]:
     """A function with the parameters that the columns ask for; MLflow reads their names."""
     columns = settings.prompt.columns
     parameters = signature(columns)
 
     def eval_fn(*args: Any, **kwargs: Any) -> RowScores:
         given = parameters.bind(*args, **kwargs).arguments
-        asked = backend or _backend(None) or _self_judging(settings.name, given.get("engine"))
         shown = {column: list(given[column]) for column in columns}
         targets = None if given.get(TARGETS) is None else list(given[TARGETS])
-        return judge_rows(settings, asked, shown, targets)
+        with chosen.asked(given.get("engine")) as backend:
+            return judge_rows(settings, backend, shown, targets)
 
     eval_fn.__name__ = eval_fn.__qualname__ = settings.name
     eval_fn.__signature__ = parameters  # type: ignore[attr-defined]
     return eval_fn
-
-
-def _prepare(settings: JudgeSettings, backend: JudgeBackend | None, engine: Any) -> None:
-    """Load a judge of this process, and refuse to go on without any."""
-    if backend is None:
-        _require_judge(settings.name, engine)
-    elif callable(load := getattr(backend, "control_tokens", None)):
-        load()
-
-
-def _backend(judge: Any) -> JudgeBackend | None:
-    """Who was named, here or in the environment; None if nobody was."""
-    named = judge if judge is not None else os.environ.get(JUDGE_VARIABLE) or None
-    if named is None:
-        return None
-    from mlflow_llm_plugins.metrics.judge.backends import backend_of
-
-    return backend_of(named)
-
-
-def _require_judge(name: str, engine: Any) -> None:
-    if engine is None:
-        raise InvalidInputError(
-            f"{name} needs a judge: give judge=..., for example 'models:/judge/1' or 'http://localhost:8000/v1', or "
-            f"set the environment variable {JUDGE_VARIABLE}. Only in the evaluator 'llm' a model of the flavor "
-            "quantized_llm can judge itself."
-        )
-
-
-def _self_judging(name: str, engine: Any) -> JudgeBackend:
-    _require_judge(name, engine)
-    from mlflow_llm_plugins.metrics.judge.backends.local import LocalJudge
-
-    _logger.warning(
-        "%s: the model under evaluation judges its own answers, as no judge was given. Models prefer what they would "
-        "have written: give judge=... or set %s before you compare models.",
-        name, JUDGE_VARIABLE,
-    )  # fmt: skip
-    return LocalJudge(engine)
 
 
 def _main(scale: Scale) -> str:

@@ -12,8 +12,8 @@ from mlflow_llm_plugins.metrics.judge.question import Option, Question, Section
 from mlflow_llm_plugins.metrics.judge.scale import Scale
 
 NONCE_RULE = (
-    "The first 6 hexadecimal digits of the SHA-256 of the prompt; with '/1', '/2', ... behind the prompt while the "
-    "digits occur in any text of the run."
+    "The first 6 hexadecimal digits of the SHA-256 of the prompt; while they occur in any text of the run, one digit "
+    "more of that of the prompt with '/1', '/2', ... behind it."
 )
 _NONCE_LENGTH = 6
 _NAMED_AGAIN = 60  # characters of labels that the reminder repeats
@@ -51,8 +51,8 @@ class Prompt:
         """The mark of this run's delimiters, which no text has, so nobody can end a section from inside."""
         prompt, everything = self.template(), "\n".join(texts)
         attempt = 0
-        while (nonce := _digest(f"{prompt}/{attempt}" if attempt else prompt)) in everything:
-            attempt += 1
+        while (nonce := _digest(f"{prompt}/{attempt}" if attempt else prompt, _NONCE_LENGTH + attempt)) in everything:
+            attempt += 1  # a longer one each time: of 6 digits a long text may hold all that there are
         return nonce
 
     def template(self) -> str:
@@ -97,5 +97,5 @@ def _reminder(options: Sequence[Option]) -> str:
     return f"Your verdict by the criteria alone ({which}), and nothing else:"
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:_NONCE_LENGTH]
+def _digest(text: str, digits: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]

@@ -49,14 +49,19 @@ class Opinion:
     """What a backend found for one question; either an error, or a choice and what it knows besides."""
 
     choice: int | None = None  # index into `options`; None: the error says why
-    logprobs: tuple[float, ...] | None = None  # of each option, natural, unnormalised; None: the backend tells none
+    logprobs: tuple[float, ...] | None = None  # of each option, natural; None: the backend tells none
     rationale: str | None = None  # the judge's words, where asked for
     error: str | None = None  # without the row's text, keys or traces
-    choice_mass: float | None = None  # where the backend knows it but gives normalised log-probabilities only
+    choice_mass: float | None = None  # probability of any option at all; None: what `logprobs` add up to
+    is_normalised: bool = False  # `logprobs` add up to one whatever else the judge wanted to say, so tell no mass
 
 
 class JudgeBackend(Protocol):
-    """Something that can be asked; rows may be asked together, and one that fails leaves the others alone."""
+    """Something that can be asked; rows may be asked together, and one that fails leaves the others alone.
+
+    Two methods more are used where a backend has them: `check()` raises an `LLMError` if nothing can be asked, before
+    rows are answered; `control_tokens()` gives what the judge's tokenizer would take for control tokens.
+    """
 
     def ask(self, questions: Sequence[Question], *, rationale: bool = False, progress: bool = True) -> list[Opinion]:
         """One opinion a question, in order; blocks; never raises for one row.
@@ -66,7 +71,7 @@ class JudgeBackend(Protocol):
         """
 
     def describe(self) -> Mapping[str, Any]:
-        """Model and settings as JSON, so that a score can be reproduced; no keys."""
+        """Model and settings as JSON, so that a score can be reproduced; no keys. More may be known after `ask`."""
 
     def close(self) -> None:
         """Free what was opened."""

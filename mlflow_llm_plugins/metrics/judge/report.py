@@ -128,12 +128,19 @@ def _columns(scale: Scale, rows: Sequence[JudgedRow], applied: str | None) -> di
         "low_choice_mass": [row.has_low_mass for row in rows],
         "suspicious": [row.suspicious for row in rows],
         "logprobs": [_json(scale, verdict.logprobs if verdict else None) for verdict in verdicts],
-        "bias_correction": [applied if verdict else None for verdict in verdicts],
+        "bias_correction": [_correction(verdict, applied) for verdict in verdicts],
     }
     if applied == "two_orders":
         columns["order_agreement"] = [verdict and verdict.orders_agree for verdict in verdicts]
         columns["reversed_logprobs"] = [_json(scale, v.reversed_logprobs if v else None) for v in verdicts]
     return columns
+
+
+def _correction(verdict: Verdict | None, applied: str | None) -> str | None:
+    """A verdict without probabilities cannot be corrected by what labels get without a case."""
+    if verdict is None:
+        return None
+    return "none" if applied == "contextual" and verdict.logprobs is None else applied
 
 
 def _json(scale: Scale, logprobs: Probabilities | None) -> str | None:

@@ -14,6 +14,7 @@ from mlflow_llm_plugins.metrics.judge.question import Option, ScaleKind
 MOST_LEVELS = 20
 MOST_CHOICES = 50
 _LONGEST_LABEL = 80  # characters
+_JOINERS = dict.fromkeys((0x200C, 0x200D))  # invisible, and needed in words of Persian and Hindi, and by emoji
 _SPAN = re.compile(r"\s*(-?\d+)\s*(?:-|–|\.\.|to)\s*(-?\d+)\s*")
 _ALLOWED = "a span such as (1, 5) or '1-5', a list of labels, a dictionary of labels and what each counts, or 'yes/no'"
 
@@ -127,7 +128,8 @@ def _choices(labels: Sequence[Any], values: Sequence[Any] | None) -> Scale:
 
 def _label(label: object) -> str:
     text = str(label).strip() if isinstance(label, str) or _is_whole(label) else ""
-    if not text or len(text) > _LONGEST_LABEL or not text.isprintable():
+    visible = text.translate(_JOINERS)
+    if not visible or len(text) > _LONGEST_LABEL or not visible.isprintable():
         raise InvalidInputError(
             f"scale: a choice must be a text of one line with at most {_LONGEST_LABEL} characters, got {label!r}."
         )

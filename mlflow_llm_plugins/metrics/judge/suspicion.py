@@ -9,27 +9,37 @@ _LOOKED_AT = 20_000  # characters at each end of a long text; orders to the judg
 _FEW_WORDS = 2
 _WORD = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|\w+")  # a sign where no blanks part words
 
+_UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"  # Thai, Lao, Burmese, Khmer: U+200B may part their words
+
 _PATTERNS = {
     "section delimiters": re.compile(
         r"</?\s*(?:question|answer|reference|context|candidate|criteria|rubric|instructions?)\b[^<>\n]{0,40}>"
-        r"|^\s*(?:#{2,}|=+|-{3,})\s*(?:end|begin|start)\b",
+        r"|^[ \t]*(?:#{2,}|=+|-{3,})[ \t]*(?:end|begin|start)\b",
         re.IGNORECASE | re.MULTILINE,
     ),
     "text like a verdict": re.compile(
-        r"\b(?:score|rating|verdict|grade)[\"']?\s*(?:is\b|of\b|[:=])\s*[\"']?\w"
-        r"|\b(?:10|[1-9])\s*(?:/|out of)\s*(?:10|5)\b",
+        r"\bverdict[\"']?[ \t]*(?:is\b|:)[ \t]*[\"']?\w"
+        r"|\b(?:score|rating|grade)[\"']?[ \t]*(?:is\b|of\b|:)[ \t]*[\"']?"
+        r"(?:\d|a\+|(?:yes|full|max|maximum|perfect|excellent|correct|best|highest|very good)\b)"
+        r"|\b(?:10|ten)[ \t]*(?:/|out of)[ \t]*(?:10|ten)\b(?![ \t]*\w)"
+        r"|\b(?:5|five)[ \t]*(?:/|out of)[ \t]*(?:5|five)\b(?![ \t]*\w)"
+        r"|\b(?:rate|give|award|deserves?)\b.{0,30}\b(?:10|[1-9])[ \t]*(?:/|out of)[ \t]*(?:10|5)\b(?![ \t]*\w)",
         re.IGNORECASE,
     ),
     "orders to a judge": re.compile(
         r"\b(?:ignore|disregard|forget)\b.{0,40}\b(?:above|previous|prior|instructions?|criteria|rubric)\b"
-        r"|\b(?:give|assign|award|rate|score|grade)\b.{0,40}\b(?:full|highest|maximum|max|perfect|best|top)\b"
+        r"|\b(?:give|assign|award)\b.{0,40}\b(?:full|highest|maximum|max|perfect|best|top)\b"
+        r".{0,20}\b(?:scores?|marks?|ratings?|grades?|verdicts?|points?|credits?)\b"
+        r"|\b(?:rate|score|grade)[ \t]+(?:this|it|me|my|the (?:answer|response))\b"
+        r".{0,40}\b(?:full|highest|maximum|max|perfect|best|top)\b"
         r"|\b(?:dear|attention|note to(?: the)?)\s+(?:judge|grader|evaluator|reviewer)\b"
-        r"|\bas (?:a|an|the) (?:judge|grader|evaluator)\b"
+        r"|\bas (?:a|an|the) (?:judge|grader|evaluator),?[ \t]+(?:you|please|give)\b"
+        r"|\byou\b.{0,20}\bas (?:a|an|the) (?:judge|grader|evaluator)\b"
         r"|\bthis (?:answer|response) (?:is|deserves|should be|must be)\b.{0,30}\b(?:perfect|correct|best|highest)\b",
         re.IGNORECASE,
     ),
     "invisible characters": re.compile(
-        "[\u200b\u2060-\u2064\u202a-\u202e\u2066-\u2069]|(?<!^)\ufeff"
+        f"(?<!{_UNSPACED})\u200b(?!{_UNSPACED})|[\u2060-\u2064\u202a-\u202e\u2066-\u2069]|(?<!^)\ufeff"
         "|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0020-\U000e007f]"  # tags, but not those of flags
     ),
     "a phrase that passes judges": re.compile(

@@ -15,7 +15,6 @@ Probabilities = tuple[float, ...]
 
 LOW_MASS = 0.1  # below, the judge hardly wanted to answer in these terms
 _PRIOR_FLOOR = 0.01  # an untrained model gives some labels nothing; dividing by that would let noise decide
-_ROUNDED = 1e-3  # what servers' rounding leaves of a sum of 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +142,10 @@ def _largest(probabilities: Sequence[float]) -> int:
 
 
 def _mass(opinion: Opinion) -> float | None:
-    """What the backend tells, or what its log-probabilities do unless they were normalised."""
-    if opinion.choice_mass is not None or opinion.logprobs is None:
+    """What the backend tells, or what its log-probabilities add up to unless they were normalised."""
+    if opinion.choice_mass is not None or opinion.logprobs is None or opinion.is_normalised:
         return opinion.choice_mass
-    mass = math.fsum(map(math.exp, opinion.logprobs))
-    return mass if mass < 1 - _ROUNDED else None
+    return min(1.0, math.fsum(map(math.exp, opinion.logprobs)))
 
 
 def _mean_mass(one: float | None, other: float | None) -> float | None:

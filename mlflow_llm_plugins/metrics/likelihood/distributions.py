@@ -12,8 +12,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from mlflow_llm_plugins.errors import GenerationError, InvalidInputError
+from mlflow_llm_plugins.errors import GenerationError
 from mlflow_llm_plugins.metrics.likelihood.figures import Numbers
+from mlflow_llm_plugins.metrics.likelihood.same_tokens import refuse_other_width
 
 Logits = NDArray[np.float32]  # [places, vocabulary]
 
@@ -26,13 +27,20 @@ class TokenComparison:
 
     nll_baseline: Numbers  # negative log-probability of the token
     nll_model: Numbers
-    divergence: Numbers  # Kullback-Leibler, of the model from the baseline
+    divergence: Numbers  # Kullback-Leibler, of the model from the baseline; never below 0
     same_top: NDArray[np.bool_]  # whether both hold the same token for the most probable one
 
     @property
-    def is_finite(self) -> bool:
-        """Whether all of them are numbers."""
-        return all(np.isfinite(getattr(self, field.name)).all() for field in fields(self))
+    def flaw(self) -> str | None:
+        """Why these are no numbers to go on with; None where they are."""
+        values = [getattr(self, field.name) for field in fields(self)]
+        if any(np.isnan(column).any() for column in values):
+            return "a model gave logits that are no numbers"
+        if np.isinf(self.nll_baseline).any() or np.isinf(self.nll_model).any():
+            return "a model gives a token of the text the probability 0"
+        if np.isinf(self.divergence).any():
+            return "the model gives the probability 0 to a token that the baseline gives more: infinite divergence"
+        return None
 
 
 def join(parts: Sequence[TokenComparison]) -> TokenComparison:
@@ -57,7 +65,7 @@ def compare(baseline: Iterable[Logits], model: Iterable[Logits], targets: Sequen
     parts: list[TokenComparison] = []
     done = 0
     for ours, theirs in side_by_side(iter(baseline), iter(model)):
-        _check_width(ours, theirs)
+        refuse_other_width(ours.shape[1], theirs.shape[1])
         parts += _in_chunks(ours, theirs, wanted[done : done + len(ours)])
         done += len(ours)
         del ours, theirs  # views, which would keep slices while the next ones are computed
@@ -76,14 +84,6 @@ def side_by_side(one: Iterator[Logits], other: Iterator[Logits]) -> Iterator[tup
         left, right = left[rows:] if len(left) > rows else None, right[rows:] if len(right) > rows else None
         left = next(one, None) if left is None else left
         right = next(other, None) if right is None else right
-
-
-def _check_width(baseline: Logits, model: Logits) -> None:
-    if baseline.shape[1] != model.shape[1]:
-        raise InvalidInputError(
-            f"divergence: the baseline gives {baseline.shape[1]} logits a place and the model {model.shape[1]}; "
-            "only models with the same vocabulary can be compared. Give both the same embedding size."
-        )
 
 
 def _in_chunks(baseline: Logits, model: Logits, targets: NDArray[np.int_]) -> Iterator[TokenComparison]:
@@ -108,7 +108,8 @@ def _reduced(baseline: Logits, model: Logits, targets: NDArray[np.int_]) -> Toke
     mass_p, mass_q = p.sum(1), q.sum(1)
     log_p, log_q = np.log(mass_p), np.log(mass_q)
     divergence = _expected(p, gap) / mass_p - log_p + log_q  # sum p (ln p - ln q), with ln p = gap's part - log_p
-    return TokenComparison(log_p - at_p, log_q - at_q, divergence, top_p == top_q)
+    # Nearly equal models come out at -1e-15: rounding.
+    return TokenComparison(log_p - at_p, log_q - at_q, np.maximum(divergence, 0), top_p == top_q)
 
 
 def _expected(weights: Numbers, values: Numbers) -> Numbers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,9 +20,10 @@ from mlflow_llm_plugins.metrics.likelihood.figures import (
     perplexity_with_error,
     with_error,
 )
+from mlflow_llm_plugins.metrics.likelihood.same_tokens import encode_alike, refuse_other_tokens
 from mlflow_llm_plugins.metrics.likelihood.scoring import progress
 from mlflow_llm_plugins.metrics.likelihood.subject import Subject, TextColumn, check_column, choose_column
-from mlflow_llm_plugins.metrics.likelihood.tokens import START_TOKEN, TokenText, encode_cells
+from mlflow_llm_plugins.metrics.likelihood.tokens import START_TOKEN, TokenText
 from mlflow_llm_plugins.metrics.likelihood.windows import Windows, WindowSettings
 from mlflow_llm_plugins.metrics.metric import LLMMetric, NotScoredError, RowScores, row_scores
 from mlflow_llm_plugins.metrics.models import ModelHandle, ScoringEngine
@@ -29,8 +31,9 @@ from mlflow_llm_plugins.metrics.models import ModelHandle, ScoringEngine
 _CONTEXT_LENGTH = 512  # of a window, as llama.cpp's
 _DETAILS = (
     "Figures of llama.cpp's perplexity tool with --kl-divergence, over the tokens of all rows, in float64 before the "
-    "softmax: divergence = sum of p (ln p - ln q), with p of the baseline. Unlike there, texts are rows of their own "
-    "and all tokens but a row's first are scored, in overlapping windows. Standard errors take tokens as independent."
+    "softmax: divergence = sum of p (ln p - ln q), with p of the baseline; below 0, which only rounding makes it, it "
+    "counts as 0. Unlike there, texts are rows of their own and all tokens but a row's first are scored, in "
+    "overlapping windows. Standard errors take tokens as independent."
 )
 
 
@@ -49,7 +52,8 @@ def divergence(
     all rows, `_standard_error` beside those marked *: `kl_divergence_mean`*, `_median`, `_max`, `_min` and percentiles
     such as `_p99`; `top1_agreement`*, the share of places with the same most probable token; `perplexity_model`*,
     `perplexity_baseline`*, their `perplexity_ratio`* and `log_ratio`*; `delta_p_mean`*, `delta_p_rms`* and percentiles
-    of the change of the probability of the text's token; `tokens`, and the `count` of rows.
+    of the change of the probability of the text's token; `tokens`, the `count` of rows, and the `context_length` and
+    `stride` of the windows that were used.
 
     Args:
         baseline: The model that the other one is to resemble, for example the one that was quantized. As for
@@ -63,11 +67,17 @@ def divergence(
 
     Raises:
         InvalidInputError: A setting is wrong; when it scores: there is no such column or model, or the models have
-            different tokens.
+            different tokens or vocabularies, or a context shorter than `context_length`.
     """
     check_column(texts, "divergence")
     settings = WindowSettings(context_length, stride, _CONTEXT_LENGTH, "divergence")
     reference, subject = ModelHandle(baseline, "divergence(baseline=...)"), Subject(model, "divergence")
+
+    def prepared(evaluated: Any) -> tuple[ScoringEngine, ScoringEngine, Windows]:
+        pair = reference.engine(), subject.engine(evaluated)
+        windows = settings.windows(*(each.stats().max_context_length for each in pair))
+        refuse_other_tokens(*pair)
+        return *pair, windows
 
     def eval_fn(
         predictions: Iterable[Any] | None = None,
@@ -78,10 +88,9 @@ def divergence(
         columns: Mapping[TextColumn, Iterable[Any] | None]
         columns = {"predictions": predictions, "targets": targets, "inputs": inputs}
         cell, cells = choose_column(texts, columns, "divergence")
-        pair = reference.engine(), subject.engine(engine)
-        windows = settings.windows(*(each.stats().max_context_length for each in pair))
-        encoded, reasons = _encoded_alike(cells, cell, *pair)
-        return _put_together(*_compared(*pair, encoded, reasons, windows))
+        baseline, model, windows = prepared(engine)
+        encoded, reasons = encode_alike(cells, cell, baseline, model)
+        return _put_together(*_compared(baseline, model, encoded, reasons, windows), windows)
 
     return LLMMetric(
         eval_fn,
@@ -96,30 +105,7 @@ def divergence(
             "baseline": baseline if isinstance(baseline, str) else None,
             "model": model if isinstance(model, str) else None,
         },
-        prepare=lambda engine: (reference.engine(), subject.engine(engine)),
-    )
-
-
-def _encoded_alike(
-    cells: Sequence[object], name: str, baseline: ScoringEngine, model: ScoringEngine
-) -> tuple[list[TokenText | None], list[str | None]]:
-    """The texts as tokens, which must be the same for both."""
-    encoded, reasons = encode_cells(cells, name, baseline.tokenizer)
-    others, _ = encode_cells(cells, name, model.tokenizer)
-    for row, (ours, theirs) in enumerate(zip(encoded, others, strict=True)):
-        _refuse_difference(row, ours.ids if ours else [], theirs.ids if theirs else [])
-    return encoded, reasons
-
-
-def _refuse_difference(row: int, baseline: Sequence[int], model: Sequence[int]) -> None:
-    if baseline == model:
-        return
-    pairs = enumerate(zip(baseline, model, strict=False))
-    place = next((i for i, (ours, theirs) in pairs if ours != theirs), min(len(baseline), len(model)))
-    ours, theirs = (str(ids[place]) if place < len(ids) else "missing" for ids in (baseline, model))
-    raise InvalidInputError(
-        f"divergence: baseline and model must make the same tokens of every text, but in row {row} token {place} is "
-        f"{ours} for the baseline and {theirs} for the model. Compare bits_per_byte of perplexity() instead."
+        prepare=prepared,
     )
 
 
@@ -132,11 +118,13 @@ def _compared(
 ) -> tuple[list[TokenComparison | None], list[str | None]]:
     rows: list[TokenComparison | None] = []
     why = list(reasons)
-    with progress("Comparing models", sum(windows.tokens_of(len(text.ids)) for text in texts if text)) as bar:
+    with progress(
+        "Comparing models", sum(windows.tokens_of(len(text.ids), text.first) for text in texts if text)
+    ) as bar:
         for index, text in enumerate(texts):
             row = None
             try:
-                row = _compared_text(baseline, model, text.ids, windows, bar) if text else None
+                row = _compared_text(baseline, model, text, windows, bar) if text else None
             except NotScoredError as reason:
                 why[index] = str(reason)
             rows.append(row)
@@ -144,29 +132,35 @@ def _compared(
 
 
 def _compared_text(
-    baseline: ScoringEngine, model: ScoringEngine, ids: list[int], windows: Windows, bar: tqdm[Any]
+    baseline: ScoringEngine, model: ScoringEngine, text: TokenText, windows: Windows, bar: tqdm[Any]
 ) -> TokenComparison:
     parts = []
-    for window in windows.of(len(ids)):
-        own, first = ids[window.start : window.end], window.first - window.start
-        try:
-            ours, theirs = baseline.logits(own, first), model.logits(own, first)
+    for window in windows.of(len(text.ids), text.first):
+        own, first = text.ids[window.start : window.end], window.first - window.start
+        try:  # an engine may refuse at once, or when the first slice is asked for
+            parts.append(compare(baseline.logits(own, first), model.logits(own, first), own[first:]))
         except InvalidInputError as error:
             raise NotScoredError(f"a model refuses it: {error}") from error
-        parts.append(compare(ours, theirs, own[first:]))
         bar.update(len(own))
-    whole = join(parts)
-    if not whole.is_finite:
-        raise NotScoredError("a model gave a log-probability that is not finite")
-    return whole
+    return _checked(join(parts))
 
 
-def _put_together(rows: Sequence[TokenComparison | None], reasons: Sequence[str | None]) -> RowScores:
+def _checked(tokens: TokenComparison) -> TokenComparison:
+    if tokens.flaw is not None:
+        raise NotScoredError(tokens.flaw)
+    if not all(math.isfinite(exponential(mean(nll))) for nll in (tokens.nll_baseline, tokens.nll_model)):
+        raise NotScoredError("a model's perplexity is beyond the numbers that a float can hold")
+    return tokens
+
+
+def _put_together(
+    rows: Sequence[TokenComparison | None], reasons: Sequence[str | None], windows: Windows
+) -> RowScores:
     valid = [row for row in rows if row is not None]
     return row_scores(
         [mean(row.divergence) if row else None for row in rows],
         reasons,
-        aggregates={**NO_MEANS, **(_figures(join(valid)) if valid else {})},
+        aggregates={**NO_MEANS, **({**_figures(join(valid)), **windows.figures()} if valid else {})},
         columns={
             "tokens": [len(row.divergence) if row else None for row in rows],
             "kl_divergence_max": [float(row.divergence.max()) if row else None for row in rows],

@@ -47,9 +47,10 @@ def exponential(value: float) -> float:
 
 
 def perplexity_with_error(nll: Numbers) -> tuple[float, float]:
-    """Perplexity and its standard error, of negative log-probabilities."""
+    """Perplexity and its standard error, of negative log-probabilities; NaN for an error that is no float."""
     value = exponential(mean(nll))
-    return value, value * error_of_mean(nll)
+    error = value * error_of_mean(nll)
+    return value, error if math.isfinite(error) else math.nan
 
 
 def percentiles(name: str, values: Numbers) -> Mapping[str, float]:

@@ -9,14 +9,27 @@ from typing import Any
 
 import numpy as np
 
+from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.metrics.likelihood.figures import NO_MEANS, Numbers, exponential, perplexity_with_error
 from mlflow_llm_plugins.metrics.likelihood.scoring import token_logprobs
 from mlflow_llm_plugins.metrics.likelihood.subject import Subject, TextColumn, check_column, choose_column
-from mlflow_llm_plugins.metrics.likelihood.tokens import START_TOKEN, TokenText, encode_cells
-from mlflow_llm_plugins.metrics.likelihood.windows import WindowSettings
-from mlflow_llm_plugins.metrics.metric import LLMMetric, RowScores, row_scores
+from mlflow_llm_plugins.metrics.likelihood.tokens import START_TOKEN, TokenText, drop_short, encode_cells
+from mlflow_llm_plugins.metrics.likelihood.windows import Windows, WindowSettings
+from mlflow_llm_plugins.metrics.metric import LLMMetric, NotScoredError, RowScores, row_scores
+from mlflow_llm_plugins.metrics.models import ScoringEngine
 
 _CONTEXT_LENGTH = 2048  # of a window: more context costs much time and changes little
+_FIGURES = (
+    "standard_error",
+    "bits_per_byte",
+    "tokens",
+    "context_length",
+    "stride",
+    "count",
+    "mean",
+    "variance",
+    "p90",
+)
 _DETAILS = (
     "exp(total negative log-likelihood / scored tokens), sliding window as in 'Perplexity of fixed-length models' "
     "(transformers). standard_error as in llama.cpp: perplexity times that of the mean over tokens, taken as "
@@ -36,7 +49,9 @@ def perplexity(
     """How well a model predicts texts; lower is better, and only models with the same tokenizer compare.
 
     A row's score is the perplexity of its text. The figures are over the tokens of all rows: `perplexity` (under the
-    metric's name), its `standard_error`, `bits_per_byte`, `tokens` that were scored, and the `count` of rows.
+    metric's name), its `standard_error`, `bits_per_byte`, `tokens` that were scored, the `count` of rows, and the
+    `context_length` and `stride` of the windows that were used. Weights of 16 bits or fewer round: there, a row's last
+    digits depend on the rows that are computed beside it.
 
     Args:
         model: A model of the flavor `quantized_llm`: its URI, the model as `mlflow.pyfunc.load_model` gives it, or an
@@ -50,11 +65,17 @@ def perplexity(
         name: The metric's name, to have several in one evaluation.
 
     Raises:
-        InvalidInputError: A setting is wrong; when it scores: there is no such column, or no model to ask.
+        InvalidInputError: A setting is wrong; when it scores: there is no such column, no model to ask, or its context
+            is shorter than `context_length`.
     """
     check_column(texts, "perplexity")
+    _check_name(name)
     settings = WindowSettings(context_length, stride, _CONTEXT_LENGTH, "perplexity")
     subject = Subject(model, "perplexity")
+
+    def prepared(evaluated: Any) -> tuple[ScoringEngine, Windows]:
+        asked = subject.engine(evaluated)
+        return asked, settings.windows(asked.stats().max_context_length)
 
     def eval_fn(
         predictions: Iterable[Any] | None = None,
@@ -65,11 +86,11 @@ def perplexity(
         columns: Mapping[TextColumn, Iterable[Any] | None]
         columns = {"predictions": predictions, "targets": targets, "inputs": inputs}
         cell, cells = choose_column(texts, columns, "perplexity")
-        asked = subject.engine(engine)
-        windows = settings.windows(asked.stats().max_context_length)
-        encoded, reasons = encode_cells(cells, cell, asked.tokenizer)
+        asked, windows = prepared(engine)
+        encoded, reasons = drop_short(*encode_cells(cells, cell, asked.tokenizer), cell)
         logprobs, refusals = token_logprobs(asked, encoded, windows)
-        return _put_together(name, encoded, logprobs, [a or b for a, b in zip(reasons, refusals, strict=True)])
+        reasons = [why or refusal for why, refusal in zip(reasons, refusals, strict=True)]
+        return _put_together(name, encoded, logprobs, reasons, windows)
 
     return LLMMetric(
         eval_fn,
@@ -83,7 +104,7 @@ def perplexity(
             "start_token": START_TOKEN,
             "model": model if isinstance(model, str) else None,
         },
-        prepare=subject.engine,
+        prepare=prepared,
     )
 
 
@@ -103,22 +124,25 @@ class _ScoredText:
 
 
 def _put_together(
-    name: str, texts: Sequence[TokenText | None], logprobs: Sequence[Numbers | None], reasons: Sequence[str | None]
+    name: str,
+    texts: Sequence[TokenText | None],
+    logprobs: Sequence[Numbers | None],
+    reasons: Sequence[str | None],
+    windows: Windows,
 ) -> RowScores:
     rows: list[_ScoredText | None] = []
     why = list(reasons)
-    for index, (text, row) in enumerate(zip(texts, logprobs, strict=True)):
-        if text is None or row is None:
-            rows.append(None)
-        elif not np.isfinite(row).all():
-            rows.append(None)
-            why[index] = "the model gave a log-probability that is not finite"
-        else:
-            rows.append(_ScoredText(-row, -math.fsum(row), text.byte_count))
+    for index, (text, found) in enumerate(zip(texts, logprobs, strict=True)):
+        row = None
+        try:
+            row = None if text is None or found is None else _scored(text, found)
+        except NotScoredError as reason:
+            why[index] = str(reason)
+        rows.append(row)
     return row_scores(
         [row.perplexity if row else None for row in rows],
         why,
-        aggregates={**NO_MEANS, **_aggregates(name, [row for row in rows if row])},
+        aggregates={**NO_MEANS, **_aggregates(name, [row for row in rows if row], windows)},
         columns={
             "tokens": [len(row.nll) if row else None for row in rows],
             "bits_per_byte": [row.bits_per_byte if row else None for row in rows],
@@ -126,13 +150,31 @@ def _put_together(
     )
 
 
-def _aggregates(name: str, rows: Sequence[_ScoredText]) -> Mapping[str, float]:
+def _scored(text: TokenText, logprobs: Numbers) -> _ScoredText:
+    if not np.isfinite(logprobs).all():
+        raise NotScoredError("the model gave a log-probability that is not finite")
+    row = _ScoredText(-logprobs, -math.fsum(logprobs), text.byte_count)
+    if not math.isfinite(row.perplexity):
+        raise NotScoredError("its perplexity is beyond the numbers that a float can hold")
+    return row
+
+
+def _aggregates(name: str, rows: Sequence[_ScoredText], windows: Windows) -> Mapping[str, float]:
     if not rows:
         return {}
     nll = np.concatenate([row.nll for row in rows])
     value, error = perplexity_with_error(nll)
     bits = _bits(math.fsum(row.total for row in rows), sum(row.byte_count for row in rows))
-    return {name: value, "standard_error": error, "bits_per_byte": bits, "tokens": len(nll)}
+    figures = {"standard_error": error, "bits_per_byte": bits, "tokens": len(nll)}
+    return {name: value, **figures, **windows.figures()}
+
+
+def _check_name(name: str) -> None:
+    if name in _FIGURES:
+        raise InvalidInputError(
+            f"perplexity(name={name!r}) is the name of another of its figures. Give another one, such as "
+            f"{'perplexity_' + name!r}."
+        )
 
 
 def _bits(nll: float, byte_count: int) -> float:

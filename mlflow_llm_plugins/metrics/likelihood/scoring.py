@@ -35,7 +35,7 @@ def progress(description: str, total: int) -> tqdm[NoReturn]:
 def token_logprobs(
     engine: ScoringEngine, texts: Sequence[TokenText | None], windows: Windows
 ) -> tuple[list[Numbers | None], list[str | None]]:
-    """Score all tokens but the first of each text.
+    """Score the tokens of each text, from its first one with a score.
 
     Returns:
         Natural logarithms, float64, a row a text; None for no text and for one that the engine refuses, whose reason
@@ -43,7 +43,7 @@ def token_logprobs(
     """
     found: list[list[Numbers]] = [[] for _ in texts]
     reasons: list[str | None] = [None] * len(texts)
-    total = sum(windows.tokens_of(len(text.ids)) for text in texts if text is not None)
+    total = sum(windows.tokens_of(len(text.ids), text.first) for text in texts if text is not None)
     with progress("Scoring texts", total) as bar:
         for call in _calls(texts, windows):
             for piece, scores in zip(call, _asked(engine, [piece.ids for piece in call]), strict=True):
@@ -74,7 +74,7 @@ def _calls(texts: Sequence[TokenText | None], windows: Windows) -> Iterator[list
 def _pieces(texts: Sequence[TokenText | None], windows: Windows) -> Iterator[_Piece]:
     for row, text in enumerate(texts):
         if text is not None:
-            for window in windows.of(len(text.ids)):
+            for window in windows.of(len(text.ids), text.first):
                 yield _Piece(row, window, text.ids[window.start : window.end])
 
 

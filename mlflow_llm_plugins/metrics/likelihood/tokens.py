@@ -13,42 +13,49 @@ START_TOKEN = "at the start of each text, where the tokenizer adds one; later wi
 
 @dataclass(frozen=True, slots=True)
 class TokenText:
-    """One text; all tokens but the first one are scored."""
+    """One text, with the start tokens before it."""
 
     ids: list[int]
+    first: int  # index of the first token with a score: behind the start tokens, and never 0
     byte_count: int  # in UTF-8, without the first token's if that is one of the text, which nothing predicts
 
     @property
     def scored(self) -> int:
-        """Tokens with a score."""
-        return len(self.ids) - 1
+        """Tokens with a score; none or less: the text is too short."""
+        return len(self.ids) - self.first
 
 
 class TextEncoder:
-    """Puts the start token before a text where the tokenizer does so itself, once, also where windows follow."""
+    """Puts start tokens before a text where the tokenizer does so itself, once, also where windows follow."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Find out whether this tokenizer begins a text with a special token."""
+        """Find out with which special tokens this tokenizer begins a text."""
         self._tokenizer = tokenizer
-        empty = tokenizer("").input_ids
-        bos = tokenizer.bos_token_id
-        self._start = [bos] if bos is not None and list(empty[:1]) == [bos] else []
+        self._start = _start_tokens(tokenizer)
 
     def encode(self, text: str) -> TokenText:
-        """Token ids; a start token that was written into the text is not put there twice."""
+        """Token ids; start tokens that were written into the text are not put there twice."""
         # verbose: the library would warn of texts beyond the context, which come in windows
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
-        if self._start and ids[:1] != self._start:
-            return TokenText(self._start + ids, len(text.encode()))
-        unscored = offsets[0][1] if ids else 0
-        return TokenText(ids, len(text[unscored:].encode()))
+        written, first = ids[: len(self._start)] == self._start, max(1, len(self._start))
+        if not written:
+            return TokenText(self._start + ids, first, len(text.encode()))
+        unscored = offsets[first - 1][1] if ids else 0
+        return TokenText(ids, first, len(text[unscored:].encode()))
+
+
+def _start_tokens(tokenizer: Any) -> list[int]:
+    """Those before a text; a text must follow, because some tokenizers add nothing to an empty one."""
+    whole, text = list(tokenizer("a").input_ids), list(tokenizer("a", add_special_tokens=False).input_ids)
+    starts = (start for start in range(len(whole)) if whole[start : start + len(text)] == text)
+    return whole[: next(starts, 0)]
 
 
 def encode_cells(
     cells: Sequence[object], name: str, tokenizer: Any
 ) -> tuple[list[TokenText | None], list[str | None]]:
-    """Encode cells one by one.
+    """Encode cells one by one, also those that are too short for a score.
 
     Args:
         cells: Of one column.
@@ -56,20 +63,38 @@ def encode_cells(
         tokenizer: A fast one, or any that gives offsets.
 
     Returns:
-        A text a cell, None where there is nothing to score, and the reason there.
+        A text a cell, None where there is none, and the reason there.
     """
     encoder = TextEncoder(tokenizer)
     found = [_encoded(encoder, cell, name) for cell in cells]
     return [text for text, _ in found], [reason for _, reason in found]
 
 
+def drop_short(
+    texts: Sequence[TokenText | None], reasons: Sequence[str | None], name: str
+) -> tuple[list[TokenText | None], list[str | None]]:
+    """The same without texts of which no token can be scored, and the reason there.
+
+    Args:
+        texts: As `encode_cells` gives them.
+        reasons: As `encode_cells` gives them.
+        name: What a cell is called in reasons.
+    """
+    short = [_why_short(text, name) if text else None for text in texts]
+    kept = [None if why else text for why, text in zip(short, texts, strict=True)]
+    return kept, [why or reason for why, reason in zip(short, reasons, strict=True)]
+
+
+def _why_short(text: TokenText, name: str) -> str | None:
+    if text.scored >= 1:
+        return None
+    return f"the {name} has {len(text.ids)} of the at least {text.first + 1} tokens that a score needs"
+
+
 def _encoded(encoder: TextEncoder, cell: object, name: str) -> tuple[TokenText | None, str | None]:
     try:
-        text = encoder.encode(text_of(cell, name))
+        return encoder.encode(text_of(cell, name)), None
     except NotScoredError as reason:
         return None, str(reason)
     except Exception as error:  # of a tokenizer, on what is no Unicode text; its message may repeat the text
         return None, f"the {name} cannot be tokenised ({type(error).__name__})"
-    if text.scored < 1:
-        return None, f"the {name} has {len(text.ids)} of the at least 2 tokens that a score needs"
-    return text, None

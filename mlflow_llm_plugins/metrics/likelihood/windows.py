@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,18 +31,38 @@ class Windows:
     context_length: int
     stride: int
 
-    def of(self, tokens: int) -> Iterator[Window]:
-        """The windows of a text of that many tokens; together they score all of them but the first."""
-        step = min(self.stride, self.context_length - 1)
-        start, first = 0, 1
+    def __post_init__(self) -> None:
+        """Refuse what would never come to an end."""
+        if self.context_length < 2 or self.stride < 1:
+            raise ValueError(f"A window needs 2 tokens or more and a step, got {self}.")
+
+    @property
+    def step(self) -> int:
+        """Tokens from the start of a window to that of the next one."""
+        return min(self.stride, self.context_length - 1)
+
+    def of(self, tokens: int, first: int = 1) -> Iterator[Window]:
+        """The windows of a text.
+
+        Args:
+            tokens: Its length.
+            first: Its first token that is scored, from 1; together the windows score all from there on.
+        """
+        start = 0
         while first < tokens:
             end = min(start + self.context_length, tokens)
-            yield Window(start, end, first)
-            start, first = start + step, end
+            if end > first:
+                yield Window(start, end, first)
+                first = end
+            start += self.step
 
-    def tokens_of(self, tokens: int) -> int:
-        """Tokens that a model computes for a text of that many."""
-        return sum(window.end - window.start for window in self.of(tokens))
+    def tokens_of(self, tokens: int, first: int = 1) -> int:
+        """Tokens that a model computes for such a text."""
+        return sum(window.end - window.start for window in self.of(tokens, first))
+
+    def figures(self) -> dict[str, float]:
+        """For the metric's figures: what was used, where the caller left the choice to the model."""
+        return {"context_length": self.context_length, "stride": self.step}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +80,8 @@ class WindowSettings:
         Raises:
             InvalidInputError: One of them is no number of tokens, or the stride leaves tokens out.
         """
-        self._check("context_length", self.context_length, least=2)
-        self._check("stride", self.stride, least=1)
+        for name, least in (("context_length", 2), ("stride", 1)):
+            object.__setattr__(self, name, self._whole_number(name, getattr(self, name), least))
         if self.context_length is not None and self.stride is not None and self.stride > self.context_length:
             raise self._too_wide(self.stride, self.context_length)
 
@@ -68,9 +89,12 @@ class WindowSettings:
         """The windows for models with these longest contexts.
 
         Raises:
-            InvalidInputError: A window is longer than a model's context, or shorter than the stride.
+            InvalidInputError: A window is longer than a model's context, or shorter than the stride, or the context
+                has no room for a token and what comes before it.
         """
         longest = min(limits)
+        if longest < 2:
+            raise InvalidInputError(f"{self.metric} needs a model with a context of at least 2 tokens, got {longest}.")
         context_length = min(self.default, longest) if self.context_length is None else self.context_length
         if context_length > longest:
             raise InvalidInputError(
@@ -87,11 +111,16 @@ class WindowSettings:
         context_length = self.context_length or f"{self.default}, or the model's context where that is shorter"
         return {"context_length": context_length, "stride": self.stride or "half the context_length"}
 
-    def _check(self, name: str, value: object, least: int) -> None:
+    def _whole_number(self, name: str, value: Any, least: int) -> int | None:
         if value is None:
-            return
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            return None
+        try:
+            number = operator.index(value)
+        except TypeError:
+            number = least - 1
+        if isinstance(value, bool) or number < least:
             raise InvalidInputError(f"{self.metric}({name}=...) must be a whole number from {least}, got {value!r}.")
+        return number
 
     def _too_wide(self, stride: int, context_length: int) -> InvalidInputError:
         return InvalidInputError(

@@ -1,16 +1,12 @@
-"""Code in Markdown, as language models write it, and the text around it."""
+"""The text around the code in Markdown, as language models write it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-# A block ends with a fence of the same sign that is at least as long, or with the text. Fences may be indented by any
-# amount and quoted, as in lists and quotations.
-_BLOCK = re.compile(
-    r"^[ \t>]*(?P<fence>`{3,}(?=[^`\n]*$)|~{3,}(?!~))[^\n]*$.*?(?:^[ \t>]*(?P=fence)[`~]*[ \t\r]*$|\Z)",
-    re.MULTILINE | re.DOTALL,
-)
+from mlflow_llm_plugins.metrics.form.fences import code_blocks
+
 _END_OF_PARAGRAPH = re.compile(r"(\n[ \t\r]*\n)")
 _BACKTICKS = re.compile("`+")
 
@@ -20,8 +16,16 @@ def without_code(text: str) -> str:
 
     Indented blocks stay: in answers of models indentation is rarely meant as code.
     """
-    prose = _BLOCK.sub("\n", text)
+    prose = _without_blocks(text)
     return "".join(_without_inline_code(paragraph) for paragraph in _END_OF_PARAGRAPH.split(prose))
+
+
+def _without_blocks(text: str) -> str:
+    """An empty line, which parts paragraphs, for each block."""
+    lines = text.split("\n")
+    for block in reversed(code_blocks(text)):
+        lines[block.first_line : block.last_line + 1] = [""]
+    return "\n".join(lines)
 
 
 def _without_inline_code(paragraph: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -23,6 +24,19 @@ WRITTEN_IN: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **dict.fromkeys(_LATIN.split(), ("LATIN",)),
         **dict.fromkeys(_CYRILLIC.split(), ("CYRILLIC",)),
         "sr": ("CYRILLIC", "LATIN"),
+    }
+)
+
+_NAMED = """
+    Arabic Armenian Bengali Bopomofo Cyrillic Devanagari Ethiopic Georgian Greek Gujarati Gurmukhi Hangul Hebrew
+    Hiragana Kannada Katakana Khmer Lao Latin Malayalam Mongolian Myanmar Oriya Sinhala Syriac Tamil Telugu Thaana Thai
+    Tibetan
+"""
+# The first word of a letter's name -> what people call its script.
+_SHOWN: Mapping[str, str] = MappingProxyType(
+    {
+        **{name.upper(): name for name in _NAMED.split()},
+        **dict.fromkeys(("CJK", "IDEOGRAPHIC", "KANGXI"), "Chinese"),
     }
 )
 
@@ -68,23 +82,31 @@ def check_script(text: str, language: Language) -> bool:
         NotScoredError: Less than half of them belong to the language's script.
     """
     letters = _letters_by_script(text)
-    ours = sum(letters[script] for script in WRITTEN_IN[language.root])
-    if ours < SMALLEST_SHARE * letters.total():
+    ours = WRITTEN_IN[language.root]
+    share = sum(letters[script] for script in ours) / (letters.total() or 1)
+    if letters and share < SMALLEST_SHARE:
+        others = next(script for script, _ in letters.most_common() if script not in ours)
         raise NotScoredError(
-            f"the prediction is mostly in {letters.most_common(1)[0][0].capitalize()} script, "
-            f"which lang={language.name!r} is not written in"
+            f"only {math.floor(100 * share)}% of the prediction's letters are in {' or '.join(map(_shown, ours))} "
+            f"script, in which lang={language.name!r} is written; most others are in {_shown(others)} script"
         )
     return letters.total() > 0
 
 
 def _letters_by_script(text: str) -> Counter[str]:
+    """By the plain forms of letters: those that are full-width, ligatures, or of mathematics have them."""
     scripts: Counter[str] = Counter()
     for character, count in Counter(text).items():
-        if character.isalpha():
-            scripts[_script(character)] += count
+        for letter in unicodedata.normalize("NFKC", character):
+            if letter.isalpha():
+                scripts[_script(letter)] += count
     return scripts
 
 
 def _script(letter: str) -> str:
-    """The first word of the letter's name: LATIN, CYRILLIC, CJK, HANGUL; for odd ones its kind, as MATHEMATICAL."""
+    """The first word of the letter's name, which is its script for all but odd ones: LATIN, CYRILLIC, CJK, HANGUL."""
     return unicodedata.name(letter, "unknown").partition(" ")[0]
+
+
+def _shown(script: str) -> str:
+    return _SHOWN.get(script, "another")

@@ -10,10 +10,16 @@ from mlflow_llm_plugins.metrics.packages import require
 from mlflow_llm_plugins.metrics.reference.rows import Score, scored_texts
 
 
-def edit_distance() -> LLMMetric:
+def edit_distance(*, name: str = "edit_distance") -> LLMMetric:
     """Levenshtein's distance in characters, divided by the longer text's length: 0 for equal texts, 1 at most.
 
     The nearest of several targets counts. Less is better. Two texts of 100,000 characters take up to a second or two.
+
+    Args:
+        name: Another one where a second such metric takes part.
+
+    Raises:
+        MissingDependencyError: rapidfuzz is not installed.
     """
     distance = require("rapidfuzz.distance", "rapidfuzz").Levenshtein.normalized_distance
 
@@ -25,7 +31,7 @@ def edit_distance() -> LLMMetric:
 
     return LLMMetric(
         eval_fn,
-        "edit_distance",
+        name,
         greater_is_better=False,
         metric_details="Characters to insert, delete or replace (Levenshtein 1966), divided by the longer text's "
         "length; 0 for equal texts.",

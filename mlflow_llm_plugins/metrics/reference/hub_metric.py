@@ -3,137 +3,133 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from mlflow_llm_plugins.errors import InvalidInputError
-from mlflow_llm_plugins.metrics.metric import LLMMetric, RowScores, is_missing, row_scores
+from mlflow_llm_plugins.errors import InvalidInputError, LLMError
+from mlflow_llm_plugins.metrics.metric import LLMMetric, RowScores, row_scores
+from mlflow_llm_plugins.metrics.reference.hub_columns import as_declared, text_columns, unusable, used_columns
 from mlflow_llm_plugins.metrics.reference.hub_module import LazyModule, find_script
 from mlflow_llm_plugins.metrics.reference.rows import is_list
 
-_COLUMNS = {"predictions": "predictions", "references": "targets", "sources": "inputs"}  # evaluate's name -> MLflow's
 _ONE_FIGURE = "one figure for all rows"
+_LESS_IS_BETTER = {"cer", "character", "mae", "mape", "mase", "mse", "perplexity", "smape", "ter", "wer"}
+_MORE_IS_BETTER = {
+    *("accuracy", "bertscore", "bleu", "bleurt", "chrf", "code_eval", "comet", "exact_match", "f1", "google_bleu"),
+    *("mauve", "meteor", "precision", "recall", "roc_auc", "rouge", "sacrebleu", "sari", "squad", "squad_v2"),
+}
+
+Computation = Callable[[Mapping[str, "list[Any]"]], "dict[str, Any]"]  # columns by the script's names -> its result
 
 
 def evaluate_metric(
-    name: str, *, config_name: str | None = None, main: str | None = None, **compute: Any
+    script: str,
+    *,
+    config_name: str | None = None,
+    main: str | None = None,
+    greater_is_better: bool | None = None,
+    name: str | None = None,
+    **compute: Any,
 ) -> LLMMetric:
     """A metric of `evaluate`; its script is loaded, and run, at the first evaluation.
 
     A list with one value a row becomes the rows' scores, and single figures become aggregates under their own names.
-    Rows without a prediction or target are left out.
+    Rows without a prediction or target are left out, and so are those that hold no text where the script asks for it.
 
     Args:
-        name: "meteor", "owner/name" on the Hub, "./dir/met.py", or "./dir" which holds "dir.py". A bare name is never
-            looked for in the working directory.
+        script: "meteor", "owner/name" on the Hub, "./dir/met.py", or "./dir" which holds "dir.py". A bare name is
+            never looked for in the working directory.
         config_name: As `evaluate.load` takes it.
         main: The key of the result that stands for the metric; default: the one named like it, else the first.
+        greater_is_better: Which direction is better. Default: by the script's name where that is well known, as
+            "wer"; else unknown, so that comparisons call no model better.
+        name: Of the metric; default: the script's.
         **compute: As the script's `compute` takes them.
 
     Raises:
         InvalidInputError: There is no such script.
         MissingDependencyError: `evaluate` is not installed.
     """
-    script = find_script(name)
-    module = LazyModule(script, config_name)
+    found = find_script(script)
+    module = LazyModule(found, config_name)
+    key = found.name if name is None else name
 
     def eval_fn(
         predictions: Iterable[Any], targets: Iterable[Any] | None = None, inputs: Iterable[Any] | None = None
     ) -> RowScores:
         given = {"predictions": predictions, "targets": targets, "inputs": inputs}
-        columns = {name: list(column) for name, column in given.items() if column is not None}
-        scores: RowScores = module.use(lambda loaded: _evaluate(loaded, script.name, main, columns, compute))
-        return scores
+        columns = {column: list(cells) for column, cells in given.items() if cells is not None}
+        return _evaluate(module, found.name, columns, compute, main, key)
 
     return LLMMetric(
         eval_fn,
-        script.name,
-        greater_is_better=True,
-        main=script.name,
+        key,
+        greater_is_better=_direction(found.name) if greater_is_better is None else greater_is_better,
+        main=key,
         version=None,
-        metric_details=f"{script.source} by Hugging Face's evaluate.",
-        metric_metadata={"source": script.source, "config_name": config_name, "compute": _json(compute)},
+        metric_details=f"{found.source} by Hugging Face's evaluate.",
+        metric_metadata={"source": found.source, "config_name": config_name, "compute": _json(compute)},
     )
 
 
+def _direction(name: str) -> bool | None:
+    return True if name in _MORE_IS_BETTER else False if name in _LESS_IS_BETTER else None
+
+
 def _evaluate(
-    module: Any, name: str, main: str | None, columns: Mapping[str, list[Any]], compute: Mapping[str, Any]
+    module: LazyModule,
+    script: str,
+    columns: Mapping[str, list[Any]],
+    compute: Mapping[str, Any],
+    main: str | None,
+    key: str,
 ) -> RowScores:
-    used = _used_columns(module, name, columns)
-    reasons = [_missing(cells, used) for cells in zip(*used.values(), strict=True)]
+    used, texts = module.use(lambda loaded: (used_columns(loaded, script, columns), text_columns(loaded)))
+    reasons = [unusable(dict(zip(used, cells, strict=True)), texts) for cells in zip(*used.values(), strict=True)]
     rows = [index for index, reason in enumerate(reasons) if reason is None]
     if not rows:
         return row_scores([math.nan] * len(reasons), reasons)
-    valid = {key: [column[index] for index in rows] for key, column in used.items()}
-    result = _compute(module, valid, compute)
-    keys = _row_keys(module, valid, compute, result)
-    values = {key: _spread(result[key], rows, len(reasons)) for key in keys}
-    figures = {key: float(value) for key, value in result.items() if _is_number(value)}
-    return _put_together(name, main, values, figures, reasons)
 
+    def computed(given: Mapping[str, list[Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = module.use(lambda loaded: _compute(loaded, given, compute))
+        return result
 
-def _used_columns(module: Any, name: str, columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """What the script takes, under its own names."""
-    features = module.features[0] if isinstance(module.features, list) else module.features
-    unknown = [key for key in features if key not in _COLUMNS]
-    if unknown:
-        raise InvalidInputError(
-            f"evaluate:{name} takes {', '.join(unknown)}; only metrics of predictions, references and sources can be "
-            "used here."
-        )
-    missing = [_COLUMNS[key] for key in features if _COLUMNS[key] not in columns]
-    if missing:
-        raise InvalidInputError(f"evaluate:{name} needs the column {' and '.join(map(repr, missing))}.")
-    return {key: columns[_COLUMNS[key]] for key in features}
-
-
-def _missing(cells: Sequence[object], keys: Iterable[str]) -> str | None:
-    for cell, key in zip(cells, keys, strict=True):
-        if is_missing(cell):
-            return f"the {_COLUMNS[key].removesuffix('s')} is missing"
-    return None
+    valid = {column: [cells[index] for index in rows] for column, cells in used.items()}
+    result = computed(valid)
+    values = {one: _spread(result[one], rows, len(reasons)) for one in _row_keys(computed, valid, result)}
+    figures = {one: float(value) for one, value in result.items() if _is_number(value)}
+    return _put_together(script, key, main, values, figures, reasons)
 
 
 def _compute(module: Any, columns: Mapping[str, list[Any]], compute: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(columns)
     if "references" in given:
-        given["references"] = _as_declared(module, given["references"])
+        given["references"] = as_declared(module, given["references"])
     result = module.compute(**given, **compute)
     if not isinstance(result, Mapping):
         raise TypeError(f"compute gave {type(result).__name__}")
     return {str(key): value for key, value in result.items()}
 
 
-def _as_declared(module: Any, references: list[Any]) -> list[Any]:
-    """Each target as a list where the script asks for lists, or where one row has several."""
-    options = module.features if isinstance(module.features, list) else [module.features]
-    takes_lists_only = all(_is_list_type(option["references"]) for option in options)
-    if not takes_lists_only and not any(is_list(cell) for cell in references):
-        return references
-    return [list(cell) if is_list(cell) else [cell] for cell in references]
-
-
-def _is_list_type(feature: Any) -> bool:
-    return isinstance(feature, list) or type(feature).__name__ in ("Sequence", "List", "LargeList")
-
-
-def _row_keys(
-    module: Any, columns: Mapping[str, list[Any]], compute: Mapping[str, Any], result: Mapping[str, Any]
-) -> list[str]:
+def _row_keys(computed: Computation, columns: Mapping[str, list[Any]], result: Mapping[str, Any]) -> list[str]:
     """The keys with one value a row.
 
     A list may have as many values as there are rows by chance, as BLEU's four precisions: so the first row is computed
-    once more, alone or twice, and the list must change its length with it.
+    once more, alone or twice, and the list must change its length with it. A script that cannot do that, as some of
+    correlation, is believed.
     """
     count = len(columns["predictions"])
     keys = [key for key, value in result.items() if is_list(value) and _is_row_list(value, count)]
     if not keys:
         return []
     other = 2 if count == 1 else 1
-    again = _compute(module, {key: [column[0]] * other for key, column in columns.items()}, compute)
+    try:
+        again = computed({key: [column[0]] * other for key, column in columns.items()})
+    except LLMError:
+        return keys
     return [key for key in keys if is_list(again.get(key)) and _is_row_list(again[key], other)]
 
 
@@ -149,27 +145,27 @@ def _spread(values: Sequence[Any], rows: Sequence[int], count: int) -> list[floa
 
 
 def _put_together(
-    name: str,
+    script: str,
+    key: str,
     main: str | None,
     values: Mapping[str, list[float]],
     figures: Mapping[str, float],
     reasons: Sequence[str | None],
 ) -> RowScores:
-    """The main figure under the metric's name, for rows its mean."""
+    """The main figure under the metric's name, `key`; for rows it is their mean."""
     known = [*values, *figures]
     if not known:
-        raise InvalidInputError(f"evaluate:{name} gave no number.")
-    chosen = main or (name if name in known else known[0])
+        raise InvalidInputError(f"evaluate:{script} gave no number.")
+    chosen = main or (script if script in known else known[0])
     if chosen not in known:
-        raise InvalidInputError(f"evaluate:{name}: main must be one of {', '.join(known)}, got {chosen!r}.")
+        raise InvalidInputError(f"evaluate:{script}: main must be one of {', '.join(known)}, got {chosen!r}.")
     if not values:
-        aggregates = {**figures, name: figures[chosen]}
-        return _one_figure(aggregates, reasons)
+        return _one_figure({**figures, key: figures[chosen]}, reasons)
     shown = chosen if chosen in values else next(iter(values))
-    others = {key: column for key, column in values.items() if key != shown}
+    others = {name: column for name, column in values.items() if name != shown}
     result = row_scores(values[shown], reasons, columns=others)
     headline = figures[chosen] if chosen in figures else result.aggregate_results.get("mean", math.nan)
-    result.aggregate_results = {**result.aggregate_results, **figures, name: headline}
+    result.aggregate_results = {**result.aggregate_results, **figures, key: headline}
     return result
 
 

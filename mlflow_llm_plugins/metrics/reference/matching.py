@@ -18,13 +18,16 @@ from mlflow_llm_plugins.metrics.reference.words import folded, pieces, without_p
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-def exact_match(*, ignore_case: bool = False, ignore_punctuation: bool = False, strip: bool = False) -> LLMMetric:
+def exact_match(
+    *, ignore_case: bool = False, ignore_punctuation: bool = False, strip: bool = False, name: str = "exact_match"
+) -> LLMMetric:
     """1 where the prediction is the target, or one of the targets, else 0; numbers count as their text.
 
     Args:
         ignore_case: Upper case equals lower case, in all scripts that have them.
         ignore_punctuation: Punctuation is left out, and blanks in a row count as one.
         strip: Blanks and line ends around a text are left out.
+        name: Another one where a second such metric takes part.
     """
 
     def normalised(text: str) -> str:
@@ -40,23 +43,30 @@ def exact_match(*, ignore_case: bool = False, ignore_punctuation: bool = False, 
     def eval_fn(predictions: Iterable[Any], targets: Iterable[Any]) -> RowScores:
         result = row_scores(*scored_rows(score, predictions, targets))
         if "mean" in result.aggregate_results:  # the key of MLflow's own metric is `exact_match/v1`
-            result.aggregate_results["exact_match"] = result.aggregate_results["mean"]
+            result.aggregate_results[name] = result.aggregate_results["mean"]
         return result
 
     return LLMMetric(
         eval_fn,
-        "exact_match",
+        name,
         greater_is_better=True,
         metric_details="1 where the prediction equals the target or one of the targets, else 0.",
         metric_metadata={"ignore_case": ignore_case, "ignore_punctuation": ignore_punctuation, "strip": strip},
     )
 
 
-def token_f1() -> LLMMetric:
-    """The F1 of the words that prediction and target share, as SQuAD's evaluation computes it, for all scripts.
+def token_f1(*, name: str = "token_f1") -> LLMMetric:
+    """The F1 of the words that prediction and target share; on ASCII texts it is that of SQuAD's evaluation.
 
-    Lower case, without punctuation and English articles; both empty then: 1, one of them: 0. The best of several
-    targets counts.
+    Words are compared in lower case, without punctuation and English articles; where neither text has words left it is
+    1, where one has none it is 0. For other texts than SQuAD's: full-width letters count as plain ones, Unicode's
+    punctuation is left out, too, and scripts without spaces count by character. The best of several targets counts.
+
+    Args:
+        name: Another one where a second such metric takes part.
+
+    Raises:
+        MissingDependencyError: regex is not installed.
     """
     require("regex")
 
@@ -69,7 +79,7 @@ def token_f1() -> LLMMetric:
 
     return LLMMetric(
         eval_fn,
-        "token_f1",
+        name,
         greater_is_better=True,
         metric_details="F1 of the words in common, normalised as in SQuAD (Rajpurkar et al. 2016, evaluate-v2.0.py); "
         "scripts without spaces count by character.",

@@ -18,12 +18,13 @@ from mlflow_llm_plugins.metrics.reference.rows import Score, references_of, scor
 TOKENIZERS = ("13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab")
 
 
-def bleu(*, tokenize: str = "13a", lowercase: bool = False) -> LLMMetric:
+def bleu(*, tokenize: str = "13a", lowercase: bool = False, name: str = "bleu") -> LLMMetric:
     """BLEU from 0 to 100: a row's with effective order, and `corpus` as sacrebleu's command line gives it.
 
     Args:
         tokenize: "13a", "intl", "zh", "char", "none", "ja-mecab" or "ko-mecab". Chinese needs "zh".
         lowercase: Upper case equals lower case.
+        name: Another one where a second such metric takes part.
 
     Raises:
         InvalidInputError: There is no such tokenizer, or it would download a model.
@@ -33,7 +34,7 @@ def bleu(*, tokenize: str = "13a", lowercase: bool = False) -> LLMMetric:
     _check_tokenizer(tokenize)
     make = partial(_bleu_scorer, sacrebleu, tokenize, lowercase)
     return _corpus_metric(
-        "bleu",
+        name,
         row_scorer=partial(make, effective_order=True),  # without it identical texts of two words have 0
         corpus_scorer=make,
         details="BLEU (Papineni et al. 2002) by sacrebleu (Post 2018), 0 to 100.",
@@ -42,7 +43,13 @@ def bleu(*, tokenize: str = "13a", lowercase: bool = False) -> LLMMetric:
 
 
 def chrf(
-    *, char_order: int = 6, word_order: int = 0, beta: int = 2, lowercase: bool = False, whitespace: bool = False
+    *,
+    char_order: int = 6,
+    word_order: int = 0,
+    beta: int = 2,
+    lowercase: bool = False,
+    whitespace: bool = False,
+    name: str = "chrf",
 ) -> LLMMetric:
     """F-score of n-grams of characters, so for all scripts, from 0 to 100; a row's and, as `corpus`, of all.
 
@@ -52,18 +59,19 @@ def chrf(
         beta: How much more recall counts than precision.
         lowercase: Upper case equals lower case.
         whitespace: Blanks count as characters.
+        name: Another one where a second such metric takes part.
 
     Raises:
         InvalidInputError: A number is out of range.
         MissingDependencyError: sacrebleu is not installed.
     """
     settings = {"char_order": char_order, "word_order": word_order, "beta": beta}
-    for name, value in settings.items():
-        _check_number(name, value, at_least=0 if name == "word_order" else 1)
+    for setting, value in settings.items():
+        _check_number(setting, value, at_least=0 if setting == "word_order" else 1)
     sacrebleu = require("sacrebleu")
     make = partial(sacrebleu.CHRF, **settings, lowercase=lowercase, whitespace=whitespace)
     return _corpus_metric(
-        "chrf",
+        name,
         row_scorer=make,
         corpus_scorer=make,
         details="chrF (Popovic 2015) by sacrebleu (Post 2018), 0 to 100.",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from mlflow_llm_plugins.errors import MissingDependencyError
 from mlflow_llm_plugins.metrics.metric import NotScoredError, text_of
 
 Score = tuple[float, str | None]  # with a note on how it came about, or None
@@ -61,5 +62,7 @@ def _scored(score: Callable[[object, object], Score], prediction: object, target
         return score(prediction, target)
     except NotScoredError as reason:
         return math.nan, str(reason)
+    except MissingDependencyError:  # of all rows alike, and with the remedy
+        raise
     except Exception as error:  # of a library, on a text that it was not made for; its message may repeat the text
         return math.nan, f"the metric failed with {type(error).__name__}"

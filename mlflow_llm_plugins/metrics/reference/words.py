@@ -39,12 +39,12 @@ def folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).lower()
 
 
-def cut(text: str, limit: int) -> tuple[str, bool]:
-    """A folded text up to its word number `limit`, and whether something was cut off."""
+def cut(text: str, limit: int) -> str:
+    """A folded text up to its word number `limit`."""
     for number, match in enumerate(_pattern(_WORD).finditer(text)):
         if number == limit:
-            return text[: match.start()], True
-    return text, False
+            return text[: match.start()]
+    return text
 
 
 def has_words(text: str) -> bool:

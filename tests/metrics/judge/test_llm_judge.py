@@ -87,6 +87,16 @@ def test_conversations_are_shown_with_their_roles():
     assert shown == ['system: Be brief.\n\nuser: [{"type": "text", "text": "Hi"}]'] * 2
 
 
+def test_messages_that_are_no_json_are_a_reason():
+    loop = []
+    loop.append(loop)
+    chats = [[{"role": "user", "content": [{("a", "b"): 1}]}], [{"role": "user", "content": loop}], "fine"]
+    result = judge_with(grading, control_rows=False)[1](["x"] * 3, inputs=chats)
+    assert result.justifications == [
+        "the input cannot be shown as text (TypeError)", "the input cannot be shown as text (ValueError)", None
+    ]  # fmt: skip
+
+
 def test_rows_that_lack_a_cell_are_not_asked_about_and_say_why():
     backend, metric = judge_with(grading, control_rows=False)
     result = metric(
@@ -231,6 +241,15 @@ def test_a_judge_without_probabilities_is_not_corrected_unless_that_was_asked_fo
     with pytest.raises(InvalidInputError) as error:
         judge_with(plain, scale="yes/no", bias_correction="contextual")[1](["an answer"], inputs=["a question"])
     assert "fit: bias_correction='contextual' needs a judge that tells probabilities" in str(error.value)
+
+
+def test_a_verdict_without_probabilities_is_labelled_as_not_corrected_in_its_row():
+    def sometimes(question):
+        return Opinion(choice=0) if section(question, "answer") == "sure" else always_yes(question)
+
+    result = judge_with(sometimes, scale="yes/no", control_rows=False)[1](["an answer", "sure"], inputs=["a", "b"])
+    assert result.columns["bias_correction"] == ["contextual", "none"]
+    assert result.scores[1] == 1.0
 
 
 def test_failed_rows_without_content_leave_the_verdicts_uncorrected_with_a_warning(caplog):
@@ -397,16 +416,54 @@ def test_bad_arguments_are_refused_by_name(options, message):
 def test_without_a_judge_the_message_says_what_to_give(monkeypatch):
     monkeypatch.delenv("MLFLOW_LLM_JUDGE", raising=False)
     metric = llm_judge("fit", "It fits.")
-    assert metric.metric_metadata["judge"] == {"model": "the model under evaluation"}
-    with pytest.raises(InvalidInputError) as error:
-        metric(["a"], inputs=["b"])
-    assert "fit needs a judge: give judge=..., for example 'models:/judge/1'" in str(error.value)
-    assert "MLFLOW_LLM_JUDGE" in str(error.value)
+    assert metric.metric_metadata["judge"] == {}  # nobody knows yet
+    for refused in (lambda: metric(["a"], inputs=["b"]), lambda: metric.prepare(None)):
+        with pytest.raises(InvalidInputError) as error:
+            refused()
+        assert "fit needs a judge: give judge=..., for example 'models:/judge/1'" in str(error.value)
+        assert "MLFLOW_LLM_JUDGE" in str(error.value)
+
+
+NAMED = []
 
 
 def named_judge():
     """What the environment names below."""
-    return ScriptedJudge(lambda question: certain(question, "4"))
+    NAMED.append(ScriptedJudge(lambda question: certain(question, "4")))
+    return NAMED[-1]
+
+
+def test_the_record_tells_what_the_judge_turned_out_to_be():
+    class Found(ScriptedJudge):
+        def describe(self):
+            return {"route": "chat" if self.asked else None}
+
+    metric = llm_judge("fit", "It fits.", judge=Found(grading))
+    metadata = metric.metric_metadata
+    assert metadata["judge"] == {"route": None}
+    metric(**RIGHT)
+    assert metadata["judge"] == {"route": "chat"}
+
+
+def test_a_judge_that_cannot_be_asked_is_found_out_before_rows_are_answered():
+    class Dead(ScriptedJudge):
+        def check(self):
+            raise EngineUnavailableError("No server.")
+
+    with pytest.raises(EngineUnavailableError, match=r"No server\."):
+        llm_judge("fit", "It fits.", judge=Dead(grading)).prepare(None)
+
+
+def test_a_judge_that_the_environment_names_later_is_made_once_and_recorded(monkeypatch):
+    monkeypatch.delenv("MLFLOW_LLM_JUDGE", raising=False)
+    metric = llm_judge("fit", "It fits.", control_rows=False)
+    monkeypatch.setenv("MLFLOW_LLM_JUDGE", "tests.metrics.judge.test_llm_judge:named_judge")
+    NAMED.clear()
+    metric.prepare(None)
+    for _ in range(2):
+        metric(["a"], inputs=["b"])
+    assert len(NAMED) == 1
+    assert metric.metric_metadata["judge"] == {"kind": "scripted"}
 
 
 def test_the_environment_may_name_the_judge_before_and_after_the_metric_is_made(monkeypatch):

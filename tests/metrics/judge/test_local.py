@@ -1,8 +1,10 @@
 """The judge in this process: verdicts are what whole texts score, whatever the tokenizer, template or text."""
 
+import json
 import logging
 import math
 import random
+import string
 from dataclasses import dataclass, replace
 from pydoc_data.topics import topics
 from types import SimpleNamespace
@@ -12,8 +14,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AddedToken, GemmaTokenizer, PreTrainedTokenizerFast
 
 from mlflow_llm_plugins import quantized_llm
 from mlflow_llm_plugins.errors import EngineUnavailableError, InvalidInputError
@@ -205,6 +207,11 @@ def test_labels_that_the_tokenizer_cannot_write_are_refused():
         (QWEN_LIKE, "<|assistant|><think>\n\n</think>\n\n"),
         (QWEN_LIKE.partition("{% if enable")[0] + "<think>\n{% endif %}", "<|assistant|><think>\n\n</think>\n\n"),
         ("{{ messages[0].content }}[THINK]", "[THINK]\n\n[/THINK]\n\n"),
+        ("{{ messages[0].content }}<seed:think>", "<seed:think>\n\n</seed:think>\n\n"),
+        ("{{ messages[0].content }}<thinking>\n", "<thinking>\n\n</thinking>\n\n"),
+        ("{{ messages[0].content }}◁think▷", "◁think▷\n\n◁/think▷\n\n"),
+        ("{{ messages[0].content }}<|channel>thought\n", "<|channel>thought\n<channel|>"),
+        ("{{ messages[0].content }}<|end_of_thought|>", "<|end_of_thought|>"),
         ("{{ messages[0].content }}<|assistant|>", "<|assistant|>"),
     ],
 )
@@ -213,6 +220,28 @@ def test_a_judge_that_thinks_first_is_asked_behind_an_empty_thought(template, en
     tokenizer.chat_template = template
     (row,) = Reader(tokenizer, 4096).prepare(questions(["x"], "yes/no"))
     assert tokenizer.decode(row.stem).endswith("nothing else:" + ("<|end|>" if "<|end|>" in template else "") + ending)
+
+
+@pytest.mark.parametrize(
+    "ending", ["<|begin_of_thought|>\\n", "<reasoning>", "[THOUGHTS]", "<|channel|>analysis<|message|>"]
+)
+def test_a_thought_that_nobody_here_can_close_is_refused(ending):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}{{ '" + ending + "' }}"
+    with pytest.raises(InvalidInputError) as error:
+        Reader(tokenizer, 4096).prepare(questions(["x"], "yes/no"))
+    assert "The judge's chat template opens a thought (" in str(error.value)
+    assert "take another judge" in str(error.value)
+
+
+def test_a_template_for_messages_of_a_user_alone_still_ends_choices_that_begin_others():
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('users only') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
+    )
+    (row,) = Reader(tokenizer, 4096).prepare(questions(["x"], ["Good", "Good enough"]))
+    assert [tail[-1] for tail in row.tails] == [tokenizer.eos_token_id] * 2
 
 
 def test_a_template_that_refuses_a_message_is_an_error_of_the_judge(llama):
@@ -299,10 +328,94 @@ def test_no_question_gets_no_opinion(llama):
     assert LocalJudge(llama.engine).ask([]) == []
 
 
-def test_added_words_and_blanks_are_no_control_tokens():
+def test_added_words_blanks_and_tags_are_no_control_tokens():
     tokenizer = word_tokenizer(None)
-    tokenizer.add_tokens(["quantized", "    ", "<tool>"])
-    assert control_strings(tokenizer) == ["</s>", "<pad>", "<tool>"]
+    tokenizer.add_tokens(["quantized", "    ", "<table>", "€", "<tool_call>", "<<|me|>>"])
+    assert control_strings(tokenizer) == ["</s>", "<pad>", "<tool_call>"]
+    tokenizer.chat_template = "{% for m in messages %}<<|me|>>€{{ m.content }}    {% endfor %}"
+    assert control_strings(tokenizer) == ["</s>", "<<|me|>>", "<pad>", "<tool_call>"]
+
+
+GEMMA_LIKE = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+def gemma_like_tokenizer():
+    """Blanks, line ends and HTML tags among its added tokens, none of them special, as in Gemma's vocabulary."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
+    added = ["\n", "\n\n", "▁▁", "▁▁▁", "▁▁▁▁", "<table>", "<td>", "<code>", "<b>"]
+    pieces = [*special, *added, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *string.printable]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=[("▁", "▁"), ("▁▁", "▁"), ("▁▁", "▁▁"), ("\n", "\n")])
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in added])
+    tokenizer.add_special_tokens({"additional_special_tokens": special[-2:]})
+    tokenizer.chat_template = GEMMA_LIKE
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "two.  spaces", "def f(x):\n    return  x", "<table><td>1</td></table>\n\n", "use <b>bold</b>"]
+)
+def test_code_and_html_are_judged_as_they_are_though_the_vocabulary_has_tokens_for_them(text):
+    tokenizer = gemma_like_tokenizer()
+    disarmed = Disarmer(control_strings(tokenizer)).disarm(text)
+    assert disarmed == text
+    (row,) = Reader(tokenizer, 10_000).prepare(questions([text]))
+    assert row.fault is None
+    (armed,) = Reader(tokenizer, 10_000).prepare(questions([text + "<end_of_turn>"]))
+    assert "control tokens" in armed.fault
+
+
+def sentencepiece_like_tokenizer(scheme):
+    """Byte fallback, and a blank before a text that is tokenised alone (but as Gemma's does not)."""
+    special = ["<unk>", "<s>", "</s>"]
+    trained = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
+    corpus = [" Yes No Correct but short Wrong verdict 1 2 3 10 " * 50, topics["while"], topics["for"]]
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=special, show_progress=False)
+    trained.train_from_iterator(corpus, trainer)
+    state = json.loads(trained.to_str())
+    for byte in range(256):
+        state["model"]["vocab"].setdefault(f"<0x{byte:02X}>", len(state["model"]["vocab"]))
+    state["pre_tokenizer"] = None
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    steps = [] if scheme == "gemma" else [normalizers.Prepend("▁")]
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence(parts if scheme == "gemma" else [*parts, decoders.Strip(" ", 1, 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["legacy", "gemma"])
+@pytest.mark.parametrize(
+    "ending", ["\n助手的回答是这样的一个词：", "\n\n### Response:\n", " ASSISTANT:", "[/INST] ", "</s>\n"]
+)
+@pytest.mark.parametrize("scale", [(1, 11), "yes/no", ["Correct", "Correct but short", "Wrong"], ["一", "é😀"]])
+def test_choices_are_written_as_in_the_whole_text_by_tokenizers_of_bytes_and_blanks(scheme, ending, scale):
+    tokenizer = sentencepiece_like_tokenizer(scheme)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ " + repr(ending) + " }}"
+    asked = questions(["x y", "好"], scale)
+    for question, row in zip(asked, Reader(tokenizer, 4096).prepare(asked), strict=True):
+        for option, tail in zip(question.options, row.tails, strict=True):
+            whole = tokenizer(question.text() + ending + option.label, add_special_tokens=False).input_ids
+            nested = [tokenizer.eos_token_id] if tail[-1] == tokenizer.eos_token_id else []
+            assert row.stem + tail == whole + nested
+
+
+def test_a_tokenizer_that_writes_the_end_of_a_prompt_otherwise_before_each_verdict_is_refused():
+    vocabulary = {piece: i for i, piece in enumerate(["[UNK]", "</s>", *sorted(set(string.printable))])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Replace(Regex(r"e(?=[\s\S]*No\z)"), "E")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    reader = Reader(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", eos_token="</s>"), 4096)
+    with pytest.raises(InvalidInputError) as error:
+        reader.prepare(questions(["x"], "yes/no"))
+    assert "tokens of a prompt otherwise where a verdict such as 'Yes' follows" in str(error.value)
 
 
 @pytest.mark.parametrize("model", [3, SimpleNamespace(predict=lambda rows: rows), object()])
@@ -313,7 +426,7 @@ def test_what_is_no_model_is_refused(model):
 
 def test_a_model_that_is_not_there_is_refused_by_name(tmp_path):
     judge = LocalJudge(str(tmp_path / "none"))  # nothing is loaded yet
-    assert judge.describe() == {"kind": "local", "model": str(tmp_path / "none")}
+    assert judge.describe() == {"backend": "local", "model": str(tmp_path / "none")}
     with pytest.raises(InvalidInputError, match=r"judge=\.\.\.: '.*none' cannot be loaded"):
         judge.ask(questions(["x"]))
 
@@ -322,6 +435,9 @@ def test_the_model_under_evaluation_judges_itself_with_a_warning(llama, monkeypa
     monkeypatch.delenv("MLFLOW_LLM_JUDGE", raising=False)
     own = llm_judge("fit", "It fits.", control_rows=False)(["x", "y"], inputs=["a", "b"], engine=llama.engine)
     assert "fit: the model under evaluation judges its own answers" in caplog.text
+    judge = llm_judge("fit", "It fits.", control_rows=False)
+    judge(["x"], inputs=["a"], engine=llama.engine)
+    assert judge.metric_metadata["judge"] == {"backend": "local", "model": "the model under evaluation"}
     named = llm_judge("fit", "It fits.", control_rows=False, judge=llama.engine)(["x", "y"], inputs=["a", "b"])
     assert own.scores == pytest.approx(named.scores, abs=1e-6)
 

@@ -107,3 +107,13 @@ def test_bad_examples_are_refused_with_their_number(examples, message):
     with pytest.raises(InvalidInputError) as error:
         parse_examples(examples, COLUMNS, LEVELS.labels)
     assert message in str(error.value)
+
+
+def test_the_nonce_grows_until_no_text_has_it():
+    made = prompt(columns=("inputs",))
+    found, texts_ = made.nonce([]), []
+    for length in range(6, 12):
+        assert len(found) == length
+        texts_.append(f"{found} and more")
+        found = made.nonce(texts_)
+    assert all(found not in text for text in texts_)

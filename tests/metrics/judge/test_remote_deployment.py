@@ -167,6 +167,30 @@ def test_what_concerns_all_rows_is_raised_once(judge_of, error, kind, words):
     assert len(client.asked) == 1
 
 
+def test_the_check_looks_a_deployment_up_and_asks_it_nothing(judge_of):
+    client = Client(written, {"d": {}})
+    judge_of(client).check()
+    assert client.asked == []
+    with pytest.raises(InvalidInputError, match="no deployment 'other'"):
+        judge_of(client, "deployments:/other").check()
+    with remote_server() as server:
+        described = {"flavor": "quantized_llm", "url": server.url[:-3]}
+    with pytest.raises(EngineUnavailableError, match="cannot be reached"):
+        judge_of(Client(deployments={"d": described}), deadline_s=0.2).check()
+
+
+def test_a_client_that_repeats_the_question_in_its_error_changes_no_parameter(judge_of):
+    def answer(inputs):
+        text = inputs["messages"][0]["content"]
+        if "temperature" in text:
+            raise MlflowException(f"refused: {text}", ErrorCode.Value("INVALID_PARAMETER_VALUE"))
+        return written(inputs)
+
+    client = Client(answer, {"d": {}})
+    ask(judge_of(client, max_in_flight=1), "good", "temperature", "good")
+    assert all("temperature" in inputs for _, _, inputs in client.asked)
+
+
 def test_a_name_that_nothing_has_is_told_in_the_clients_words(judge_of):
     with pytest.raises(InvalidInputError, match="deployments:/d of target 'fake': no deployment 'd'"):
         ask(judge_of(Client(written)), "x")

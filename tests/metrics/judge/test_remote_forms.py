@@ -101,6 +101,7 @@ def test_every_row_of_the_table_can_be_imported():
         ({"url": "http://h/v1#a", "model": "b"}, "names model 'a', the settings 'b'"),
         ({"url": "http://h/v1", "modle": "b"}, "Did you mean 'model'?"),
         ({"url": "http://h/v1", "timeout_s": 0}, "timeout_s=0"),
+        ({"url": "http://h/v1", "route": "chats"}, "route='...': Input should be 'systemone', 'decisions' or 'chat'"),
         ({"url": "http://h/v1", "uri": "x"}, "either 'url' or 'uri'"),
         ({"url": 5}, "either 'url' or 'uri'"),
         ({}, "its keys are: none"),
@@ -115,11 +116,64 @@ def test_what_is_no_judge_is_told_what_is(judge, words):
     assert words in str(told.value)
 
 
-@pytest.mark.parametrize("url", ["http://user:sk-secret@host/v1", "http://host/v1?key=sk-secret", "htp://sk-secret@h"])
-def test_a_key_in_a_url_is_refused_and_not_repeated(url):
+@pytest.mark.parametrize(
+    "judge",
+    [
+        "http://user:sk-secret@host/v1",
+        "http://sk-secret@host/v1",
+        "http://user:sk-sec/ret@host/v1",
+        "http://host/v1?key=sk-secret",
+        "http://host/v1?sk-secret",
+        "htp://sk-secret@h",
+        "htp://me:sk-sec/ret@h",
+        "s3://me:sk-secret@bucket/model",
+        {"url": "ftp://me:sk-secret@h/v1"},
+        {"url": "ftp://h/sk-secret"},
+        {"url": "http://h/v1", "api_key_env": "sk-secret"},
+        {"url": "http://h/v1", "timeout_s": "sk-secret"},
+        {"url": "http://h/v1", "model": ["sk-secret"]},
+        {"url": "http://h/v1", "route": "sk-secret"},
+        {"uri": "openai:/gpt", "base_url": "https://me:sk-secret@h/v1"},
+        {"uri": "openai:/gpt", "inference_params": "sk-secret"},
+        {"uri": "deployments:/x", "target": "http://me:sk-secret@localhost:5"},
+    ],
+)
+def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(judge):
     with pytest.raises(InvalidInputError) as told:
-        backend_of(url)
+        backend_of(judge)
+    assert not any(part in str(told.value) for part in ("sk-sec", "ret@"))
+
+
+def test_a_key_in_the_place_of_its_variable_is_told_what_belongs_there():
+    with pytest.raises(InvalidInputError, match="must be the name of a variable that holds the key, such as"):
+        backend_of({"url": "http://h/v1", "api_key_env": "sk-secret"})
+
+
+def test_a_target_of_the_environment_may_hold_no_key_either(monkeypatch):
+    monkeypatch.setenv("MLFLOW_DEPLOYMENTS_TARGET", "http://me:sk-secret@localhost:5")
+    with pytest.raises(InvalidInputError) as told:
+        backend_of("deployments:/x")
     assert "sk-secret" not in str(told.value)
+
+
+def test_of_headers_and_keys_the_names_alone_are_recorded():
+    params = {
+        "extra_headers": {"X-Key": "sk-secret", "Authorization": "sk-secret"},
+        "extra_body": {"api_key": "sk-secret", "top_k": 3},
+        "max_tokens": 9,
+    }
+    judge = backend_of({"uri": "openai:/m", "base_url": "https://h/v1?sig=sk-secret", "inference_params": params})
+    described = judge.describe()
+    assert described["inference_params"] == {
+        "extra_headers": ["Authorization", "X-Key"],
+        "extra_body": {"api_key": "not shown", "top_k": 3},
+        "max_tokens": 9,
+    }
+    assert "sk-secret" not in str(described)
+
+
+def test_an_azure_container_is_no_password():
+    assert isinstance(backend_of("abfss://container@account.dfs.core.windows.net/model"), LocalJudge)
 
 
 @pytest.mark.parametrize(

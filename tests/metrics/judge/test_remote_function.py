@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -44,6 +45,17 @@ def test_anything_else_is_an_error_and_never_guessed(answer):
     opinion = asked(answer)
     assert opinion.choice is None
     assert opinion.error == "the judge's answer is none of the options"
+
+
+@pytest.mark.parametrize("answer", [True, np.bool_(True), {"choice": True}])
+def test_true_is_no_level(answer):
+    assert asked(answer, "score", ONE_TO_FIVE).error == "the judge's answer is none of the options"
+
+
+def test_a_function_is_called_in_the_thread_of_its_caller():
+    seen = []
+    backend_of(lambda text: seen.append(threading.get_ident()) or "Yes").ask([a_question()] * 5, progress=False)
+    assert seen == [threading.get_ident()] * 5
 
 
 def test_between_two_levels_there_is_none():

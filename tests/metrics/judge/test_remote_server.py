@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import socket
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -151,8 +154,16 @@ def test_a_pause_beyond_the_deadline_is_not_waited_for():
             Reply({"error": {"message": "SECRET", "code": "boom"}}, 500),
             "the judge answered with HTTP status 500 (boom)",
         ),
-        (Reply({"error": {"message": "x", "code": "SECRET text"}}, 400), "the judge answered with HTTP status 400"),
-        (Reply({"detail": [{"input": "SECRET"}]}, 422), "the judge answered with HTTP status 422"),
+        (
+            Reply({"error": {"message": "x", "code": "SECRET text"}}, 400),
+            'the judge answered with HTTP status 400 to a typed decision; route="chat" asks for a verdict as JSON '
+            "instead",
+        ),
+        (
+            Reply({"detail": [{"input": "SECRET"}]}, 422),
+            'the judge answered with HTTP status 422 to a typed decision; route="chat" asks for a verdict as JSON '
+            "instead",
+        ),
         (
             Reply(b"SECRET", 302, {"Location": "http://127.0.0.1:9/v1/systemone"}),
             "the judge answered with HTTP status 302",
@@ -190,6 +201,97 @@ def test_a_slow_server_costs_a_row_its_deadline_and_no_more():
         server.closing.set()
     assert opinions[0].error.startswith("the judge did not answer within 0.")
     assert taken < 3
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks", "end"])
+def test_a_body_that_drips_in_costs_no_more_than_the_deadline(framing):
+    heads = {"length": "Content-Length: 9999", "chunks": "Transfer-Encoding: chunked", "end": "Connection: close"}
+    pieces = {"length": b" ", "chunks": b"1\r\n \r\n", "end": b" "}
+    left = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            while not left.is_set():
+                connection, _ = listener.accept()
+                with connection, suppress(OSError):
+                    connection.recv(65536)
+                    connection.sendall(f"HTTP/1.1 200 OK\r\n{heads[framing]}\r\n\r\n".encode())
+                    while not left.wait(0.05):
+                        connection.sendall(pieces[framing])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+            judge = backend_of({"url": url, "model": "m", "route": "chat", "timeout_s": 0.3, "deadline_s": 0.5})
+            began = time.monotonic()
+            opinions = judge.ask([a_question()], progress=False)
+            taken = time.monotonic() - began
+            judge.close()
+        finally:
+            left.set()
+            socket.create_connection(listener.getsockname()).close()  # ends a wait for one
+            thread.join()
+    assert errors(opinions) == ["the judge's answer came too slowly"]
+    assert taken < 3
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_long_and_a_zipped_body_are_read_whole(zipped):
+    content = json.dumps({**chat({"messages": [{"content": "good"}], "response_format": {
+        "json_schema": {"schema": {"required": ["verdict"]}}}}).body, "padding": "x" * 300_000}).encode()  # fmt: skip
+    reply = Reply(gzip.compress(content), 200, {"Content-Encoding": "gzip"}) if zipped else Reply(content)
+    with remote_server(chat=lambda _: reply) as server:
+        assert asked(server, "good", route="chat")[0].choice == 0
+
+
+def test_a_body_that_ends_too_early_is_asked_for_again():
+    short = Reply(b'{"answers": ', 200, {"Content-Length": "99", "Connection": "close"})
+    with remote_server(systemone=in_turn(short, systemone({"state": "good"}))) as server:
+        assert asked(server, "good")[0].choice == 0
+    assert len(server.received) == 2
+
+
+def test_after_some_rows_without_an_answer_the_rest_fails_at_once():
+    def silent(body):
+        if "good" in body["state"]:
+            return systemone(body)
+        server.closing.wait(5)
+        return Reply({})
+
+    texts = ["bad", "bad", "good", *["bad"] * 40]
+    with remote_server(systemone=silent) as server:
+        began = time.monotonic()
+        opinions = asked(server, *texts, max_in_flight=1, timeout_s=0.1, deadline_s=0.1)
+        taken = time.monotonic() - began
+        server.closing.set()
+    assert opinions[2].choice == 0
+    assert len(server.received) == 6
+    assert "not asked" not in opinions[5].error
+    assert opinions[6].error.startswith("the judge did not answer within 0.")
+    assert "not asked, as that happened to 3 questions in a row" in opinions[6].error
+    assert "raise max_unanswered" in opinions[-1].error
+    assert taken < 4
+
+
+def test_refusals_are_answers_and_end_nothing():
+    with remote_server(systemone=lambda _: Reply({}, 500)) as server:
+        opinions = asked(server, *["x"] * 9, max_in_flight=1)
+    assert errors(opinions) == ["the judge answered with HTTP status 500"] * 9
+    assert len(server.received) == 9
+
+
+def test_a_judge_that_has_given_up_asks_again_the_next_time():
+    with remote_server(
+        systemone=in_turn(*[Reply(b"", 200, {"Content-Length": "9"})] * 3, systemone({"state": "good"}))
+    ) as s:
+        judge = judge_of(s, max_in_flight=1, max_unanswered=1, deadline_s=0.01)
+        first = judge.ask([a_question()] * 3, progress=False)
+        for _ in range(3):
+            last = judge.ask([a_question()], progress=False)
+        judge.close()
+    assert all(opinion.error for opinion in first)
+    assert last[0].choice == 0
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -292,6 +394,46 @@ def test_the_one_model_of_a_server_is_found(names, model):
     assert server.received[-1][1].get("model") == model
 
 
+@pytest.mark.parametrize("listing", [Reply({}, 404), Reply({"data": []}), Reply(b"no JSON")])
+def test_a_server_is_asked_for_its_models_once(listing):
+    with remote_server(systemone=systemone, models=lambda _: listing) as server:
+        judge = backend_of(server.url)
+        judge.ask([a_question()] * 8, progress=False)
+        judge.close()
+    assert server.paths().count("/v1/models") == 1
+
+
+def test_a_server_that_is_there_passes_the_check_and_is_asked_nothing():
+    models = Reply({"data": [{"id": "only"}]})
+    with remote_server(systemone=systemone, models=lambda _: models) as server:
+        named, unnamed = judge_of(server), backend_of(server.url)
+        for judge in (named, unnamed):
+            judge.check()
+            judge.close()
+        assert server.paths() == ["/v1/models"] * 2
+    assert unnamed.describe()["model"] == "only"
+
+
+@pytest.mark.parametrize("listing", [Reply({}, 403), Reply({}, 404), Reply({}, 500)])
+def test_a_server_that_does_not_list_its_models_passes_the_check(listing):
+    with remote_server(systemone=systemone, models=lambda _: listing) as server:
+        judge = judge_of(server)
+        judge.check()
+        assert judge.ask([a_question("good")], progress=False)[0].choice == 0
+        judge.close()
+
+
+def test_the_check_finds_a_refused_key_a_missing_server_and_a_choice_of_models():
+    several = Reply({"data": [{"id": "a"}, {"id": "b"}]})
+    with remote_server(models=in_turn(Reply({}, 401), several)) as server:
+        with pytest.raises(AccessDeniedError, match="api_key_env"):
+            judge_of(server).check()
+        with pytest.raises(InvalidInputError, match="has several models"):
+            backend_of(server.url).check()
+    with pytest.raises(EngineUnavailableError, match="cannot be reached"):
+        judge_of(server, deadline_s=0.2).check()
+
+
 def test_of_several_models_one_must_be_named():
     models = Reply({"data": [{"id": f"model-{i}"} for i in range(30)]})
     with remote_server(systemone=systemone, models=lambda _: models) as server:
@@ -365,11 +507,75 @@ def test_a_bound_that_a_user_gives_is_never_dropped():
     assert [body["max_tokens"] for _, body, _ in server.received] == [300]
 
 
-def test_a_text_that_is_repeated_in_an_error_changes_no_parameter():
-    echo = Reply({"error": {"message": "no", "input": "temperature logprobs"}}, 422)
-    with remote_server(chat=lambda _: echo) as server:
-        asked(server, "x", route="chat")
-    assert len(server.received) == 1
+ECHOES = {
+    "OpenAI's": lambda text: {"error": {"message": f"invalid: {text}", "param": "messages[0]", "input": text}},
+    "FastAPI's": lambda text: {"detail": [{"loc": ["body", "messages"], "msg": f"too long: {text}", "input": text}]},
+    "FastAPI's text": lambda text: {"detail": text},
+    "vLLM's": lambda text: {"object": "error", "message": text, "param": None, "code": 400},
+    "plain": lambda text: text.encode(),
+}
+
+
+@pytest.mark.parametrize("form", ECHOES)
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_text_that_is_repeated_in_an_error_changes_no_parameter_and_costs_its_row_alone(form, status):
+    def echo(body):
+        text = body["messages"][0]["content"]
+        return Reply(ECHOES[form](text), status) if "logprobs" in text else chat(body)
+
+    texts = ["good", "temperature logprobs json_schema max_completion_tokens", "good"]
+    with remote_server(chat=echo) as server:
+        opinions = asked(server, *texts, route="chat", max_tokens=9)
+    assert [opinion.choice for opinion in opinions] == [0, None, 0]
+    assert len(server.received) == 3
+    assert all({"temperature", "logprobs", "max_tokens"} <= set(body) for _, body, _ in server.received)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        lambda name: {"error": {"message": f"Unsupported parameter: '{name}'"}},
+        lambda name: {"error": {"message": "no", "param": name}},
+        lambda name: {"detail": [{"loc": ["body", name], "msg": "Extra inputs are not permitted", "input": 0}]},
+        lambda name: {"object": "error", "message": f"{name} is not supported", "code": 400},
+        lambda name: {"error": f"{name} is not supported"},
+    ],
+)
+def test_a_refused_parameter_is_read_in_the_form_of_many_servers(refusal):
+    def picky(body):
+        found = [name for name in ("logprobs", "temperature") if name in body]
+        return Reply(refusal(found[0]), 400) if found else chat(body)
+
+    with remote_server(chat=picky) as server:
+        opinions = asked(server, "good", "bad", route="chat")
+    assert [opinion.choice for opinion in opinions] == [0, 1]
+    assert len(server.received) == 4
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_route_that_cannot_be_asked_this_is_left_for_one_that_can(status):
+    refused = Reply({"detail": "labels must be single tokens"}, status)
+    with remote_server(systemone=lambda _: refused, chat=chat) as server:
+        judge = judge_of(server)
+        opinions = judge.ask([a_question(text) for text in ("good", "bad", "good")], progress=False)
+        judge.close()
+    assert [opinion.choice for opinion in opinions] == [0, 1, 0]
+    assert server.paths() == ["/v1/systemone", "/v1/decisions", *["/v1/chat/completions"] * 3]
+    assert judge.describe()["route"] == "chat"
+
+
+def test_a_first_row_that_every_route_refuses_decides_no_route():
+    def refuse(answer):
+        return lambda body: (
+            Reply({"error": {"message": "too long"}}, 400) if "long" in json.dumps(body) else answer(body)
+        )
+
+    with remote_server(systemone=refuse(systemone), chat=refuse(chat)) as server:
+        judge = judge_of(server, max_in_flight=1)
+        opinions = judge.ask([a_question(text) for text in ("long", "good")], progress=False)
+        judge.close()
+    assert errors(opinions) == ["the judge answered with HTTP status 400", None]
+    assert judge.describe()["route"] == "systemone"
 
 
 def test_a_server_that_cannot_hold_an_answer_to_a_form_is_no_judge():
@@ -419,7 +625,7 @@ def scored(reply, kind, options):
     return opinion
 
 
-FIVE = [("1", -4.0), ("2", -3.0), ("3", -0.1), ("4", -2.5), ("5", -6.0)]
+FIVE = [("1", -4.0), ("2", -3.0), ("3", -0.3), ("4", -2.5), ("5", -6.0)]
 START = token('{"', ("{", -9.0)), token("verdict"), token('": "')
 
 
@@ -427,7 +633,7 @@ def test_the_probabilities_of_a_written_verdict_are_those_of_its_first_token():
     opinion = scored(with_tokens(*START, token("3", *FIVE, ("x", -8.0)), token('"}')), "score", ONE_TO_FIVE)
     assert opinion.choice == 2
     assert opinion.logprobs == pytest.approx([logprob for _, logprob in FIVE])
-    assert opinion.choice_mass is None
+    assert opinion.choice_mass == pytest.approx(sum(math.exp(logprob) for _, logprob in FIVE))
 
 
 def test_a_quote_in_the_same_token_and_several_tokens_for_a_label_are_read():

@@ -32,6 +32,12 @@ def test_choices_with_numbers_have_an_order_and_those_without_have_none():
     assert (free.kind, free.labels, free.values, free.span) == ("choice", ["red", "green", "blue"], None, 0)
 
 
+def test_labels_may_have_the_invisible_joiners_that_words_and_emoji_need():
+    assert parse_scale(["نمی\u200cدانم", "👩\u200d🔬"]).labels == ["نمی\u200cدانم", "👩\u200d🔬"]
+    with pytest.raises(InvalidInputError, match="a choice must be a text of one line"):
+        parse_scale(["\u200d", "b"])
+
+
 def test_the_best_option_follows_the_direction():
     scale = parse_scale({"so so": 1, "good": 2, "bad": 0})
     assert scale.best(True).label == "good"

@@ -27,7 +27,8 @@ def test_the_score_is_the_probability_weighted_value():
 
 def test_the_mass_is_what_all_options_have_together_unless_they_were_normalised():
     assert verdict_of(opinion(0.1, 0.2)).choice_mass == pytest.approx(0.3)
-    assert verdict_of(opinion(0.4, 0.6)).choice_mass is None  # nothing is known about other answers
+    assert verdict_of(opinion(0.4, 0.59999)).choice_mass == pytest.approx(0.99999)  # nearly one is no guess
+    assert verdict_of(opinion(0.4, 0.6, is_normalised=True)).choice_mass is None  # what else it wanted is not known
     assert verdict_of(opinion(0.4, 0.6, choice_mass=0.05)).choice_mass == 0.05
 
 

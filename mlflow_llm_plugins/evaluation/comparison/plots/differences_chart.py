@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from mlflow_llm_plugins.evaluation.comparison.measures import SECONDS
 from mlflow_llm_plugins.evaluation.results.plots.canvas import new_figure, plain, tidy
 
 if TYPE_CHECKING:
@@ -41,12 +42,12 @@ def differences_chart(differences: pd.DataFrame, level: float) -> Figure | None:
     figure = new_figure(max(columns * _WIDTH, 6.5), height)
     grid = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
     for axes, ((metric, kind), frame) in zip(grid, shown, strict=False):
-        _draw(axes, f"{metric}: {kind}", frame, variants)
+        _draw(axes, f"{metric}: {kind}{' (s)' if metric in SECONDS else ''}", frame, variants)
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
     hidden = f"; {len(panels) - len(shown)} more in the table" if len(shown) < len(panels) else ""
     baseline = plain(str(known["baseline"].iloc[0]))
-    title = f"Against {baseline}, with {level:.3g} intervals. ▲ better  ▼ worse  ● unclear or neither{hidden}"
+    title = f"Against {baseline}, with {level:.3g} intervals. ▲ better  ▼ worse  ● unclear or no verdict{hidden}"
     figure.suptitle(title, fontsize=9, y=1 - 0.1 / height)
     figure.tight_layout()
     return figure

@@ -5,74 +5,80 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
-from mlflow_llm_plugins.evaluation.comparison.measures import Measure
 from mlflow_llm_plugins.evaluation.comparison.pareto import pareto_front
+from mlflow_llm_plugins.evaluation.comparison.pareto_points import ParetoPoint, ParetoPoints
 from mlflow_llm_plugins.evaluation.comparison.plots.colors import colors_of
+from mlflow_llm_plugins.evaluation.comparison.plots.units import seconds_unit
 from mlflow_llm_plugins.evaluation.results.plots.canvas import new_figure, plain, plain_numbers, tidy
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LATENCIES = {
-    "latency": "latency, one request at a time (s)",
-    "loaded_latency/mean": "latency, all rows in flight (s)",
-}
-_SIZES = ("model/weight_bytes", "model/size_bytes")  # weights first: an artifact may only refer to them
-_LARGEST, _PLAIN = 900.0, 90.0  # areas in square points
+_LATENCIES = {"latency": "latency, one request at a time", "loaded_latency": "latency, all rows in flight"}
+_LARGEST, _SMALLEST, _PLAIN = 900.0, 12.0, 90.0  # areas in square points
+_MOST_NAMES = 5  # that points have room for; more are numbered
 
 
-def pareto_chart(table: pd.DataFrame, quality: Measure) -> Figure | None:
-    """Draw the variants that have both; the area of a marker is the size of the model where all sizes are known.
+def pareto_chart(found: ParetoPoints | None) -> Figure | None:
+    """Draw the variants; the area of a marker is the size of the model where all sizes are known.
 
     Args:
-        table: As `summary_table` makes it.
-        quality: Of the vertical axis.
+        found: None where there is nothing to draw.
     """
-    latency = _latency_of_all(table, quality.name)
-    if latency is None:
+    if found is None:
         return None
-    known = table[table[latency].notna() & table[quality.name].notna()]
-    points = [(float(x), float(y)) for x, y in zip(known[latency], known[quality.name], strict=True)]
-    greater = bool(quality.greater_is_better)
-    front = pareto_front(points, (False, greater))
-    figure = new_figure(7, 4.8)
+    unit, divisor = seconds_unit(max(point.latency for point in found.points))
+    places = [(point.latency / divisor, point.quality) for point in found.points]
+    greater = bool(found.quality.greater_is_better)
+    front = pareto_front(places, (False, greater))
+    is_numbered = len(places) > _MOST_NAMES
+    figure = new_figure(9.5 if is_numbered else 7, 4.8)
     axes = figure.add_subplot()
-    line = [points[i] for i in front]
-    axes.step(*zip(*line, strict=True), where="post", color="0.6", linewidth=1.2, zorder=1, label="Pareto front")
-    areas, about_size = _areas(known)
-    colors = colors_of([str(name) for name in table["variant"]])
-    for i, (name, point) in enumerate(zip(known["variant"], points, strict=True)):
-        axes.scatter(
-            *point, s=areas[i], color=colors[str(name)], alpha=0.85, edgecolor="black" if i in front else "none"
-        )
-        offset = (0, np.sqrt(areas[i]) / 2 + 3)
-        axes.annotate(plain(str(name)), point, offset, textcoords="offset points", ha="center", fontsize=8)
-    axes.margins(0.2, 0.2)
+    if len(front) > 1:
+        line = [places[i] for i in front]
+        axes.step(*zip(*line, strict=True), where="post", color="0.6", linewidth=1.2, zorder=1, label="Pareto front")
+        axes.legend(fontsize=8, frameon=False)
+    _draw_points(axes, found, places, front, is_numbered)
     side = "higher" if greater else "lower"
-    axes.set_xlabel(f"{_LATENCIES[latency]}, lower is better", fontsize=9)
-    axes.set_ylabel(f"{plain(quality.name)}, {side} is better", fontsize=9)
-    axes.set_title(f"Quality against latency{about_size}", fontsize=10)
-    axes.legend(fontsize=8, frameon=False)
+    axes.set_xlabel(f"{_LATENCIES[found.latency]} ({unit}), lower is better", fontsize=9)
+    axes.set_ylabel(f"{plain(found.quality.name)}, {side} is better", fontsize=9)
+    axes.set_title(_title(found), fontsize=10)
     plain_numbers(axes)
     tidy(axes)
     figure.tight_layout()
     return figure
 
 
-def _latency_of_all(table: pd.DataFrame, quality: str) -> str | None:
-    """The first kind of latency that all variants with the quality and any latency have."""
-    kinds = [name for name in _LATENCIES if name in table]
-    if quality not in table or not kinds:
-        return None
-    timed = table[table[quality].notna() & table[kinds].notna().any(axis=1)]
-    return next((name for name in kinds if len(timed) and timed[name].notna().all()), None)
+def _draw_points(
+    axes: Axes, found: ParetoPoints, places: list[tuple[float, float]], front: list[int], is_numbered: bool
+) -> None:
+    colors, areas, listed = colors_of(found.variants), _areas(found), []
+    axes.margins(0.2, 0.2)
+    for i, (point, place) in enumerate(zip(found.points, places, strict=True)):
+        edge = "black" if i in front else "none"
+        axes.scatter(*place, s=areas[i], color=colors[point.variant], alpha=0.85, edgecolor=edge)
+        text = str(i + 1) if is_numbered else _name(point)
+        offset = (0, np.sqrt(areas[i]) / 2 + 3)
+        axes.annotate(text, place, offset, textcoords="offset points", ha="center", fontsize=8)
+        listed.append(f"{i + 1}  {_name(point)}")
+    if is_numbered:
+        axes.text(1.03, 1, "\n".join(listed), transform=axes.transAxes, fontsize=8, va="top", linespacing=1.5)
 
 
-def _areas(known: pd.DataFrame) -> tuple[list[float], str]:
-    for name in _SIZES:
-        if name in known and known[name].notna().all() and (known[name].astype(float) > 0).all():
-            sizes = known[name].astype(float)
-            return [max(_LARGEST * size / sizes.max(), 12.0) for size in sizes], f"; area: {name}"
-    return [_PLAIN] * len(known), ""
+def _name(point: ParetoPoint) -> str:
+    failed = f"\n({point.error_rate:.0%} of its rows failed)" if point.error_rate else ""
+    return f"{plain(point.variant)}{failed}"
+
+
+def _title(found: ParetoPoints) -> str:
+    rows = f" in the {found.rows} of {found.all_rows} rows that all have" if found.rows < found.all_rows else ""
+    return f"Quality against latency{rows}{f'; area: {found.size}' if found.size else ''}"
+
+
+def _areas(found: ParetoPoints) -> list[float]:
+    sizes = [point.size or 0.0 for point in found.points]
+    if found.size is None or not max(sizes):
+        return [_PLAIN] * len(sizes)
+    return [max(_LARGEST * size / max(sizes), _SMALLEST) for size in sizes]

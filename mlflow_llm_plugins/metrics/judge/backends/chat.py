@@ -6,11 +6,13 @@ Reads the probabilities of the options, too, where the server gives the alternat
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from mlflow_llm_plugins.metrics.judge.backends.alternatives import option_logprobs
 from mlflow_llm_plugins.metrics.judge.backends.questions import sendable
+from mlflow_llm_plugins.metrics.judge.backends.retries import UnansweredError
 from mlflow_llm_plugins.metrics.judge.backends.verdicts import NoOpinionError, option_index
 from mlflow_llm_plugins.metrics.judge.question import Opinion, Question
 
@@ -19,6 +21,9 @@ VERDICT, RATIONALE = "verdict", "rationale"
 
 _EXPLAIN = "Say in one or two sentences why."
 _UNREADABLE = "the judge's answer is not the JSON that was asked for"
+_INVALID = (400, 422)  # statuses
+_FORM = ("response_format", "json_schema", "structured output")
+_NEWER_BOUND = "max_completion_tokens"  # what newer models call it
 _TOP = 20  # alternatives to a token, OpenAI's own bound
 
 
@@ -57,22 +62,25 @@ class ChatForm:
         """
         content, logprobs = written(answer)
         given = _object(content)
-        choice = option_index(given.get(VERDICT), question.options)
+        choice = option_index(given.get(VERDICT), question)
         words = given.get(RATIONALE) if rationale else None
+        found = option_logprobs(content, logprobs, [option.label for option in question.options], VERDICT)
         return Opinion(
             choice=choice,
-            logprobs=option_logprobs(content, logprobs, [option.label for option in question.options], VERDICT),
+            logprobs=found,
+            choice_mass=None if found is None else min(1.0, math.fsum(map(math.exp, found))),
             rationale=words if isinstance(words, str) else None,
         )
 
-    def drop(self, status: int | None, words: str) -> bool:
+    def drop(self, error: UnansweredError, question: Question) -> bool:
         """Whether a refusal names a parameter that can be left out, or named otherwise; it is from now on."""
-        if status not in (400, 422):
+        if error.status not in _INVALID:
             return False
-        if "max_tokens" in self._bound and "max_completion_tokens" in words:  # newer models have another name for it
-            self._bound = {"max_completion_tokens": self._bound["max_tokens"]}
+        refusal, text = error.refusal, question.text()
+        if "max_tokens" in self._bound and refusal.names(_NEWER_BOUND, text):
+            self._bound = {_NEWER_BOUND: self._bound["max_tokens"]}
             return True
-        named = [name for name in self._optional if name in words]
+        named = [name for name in self._optional if refusal.names(name, text)]
         self._optional = {name: given for name, given in self._optional.items() if name not in named}
         return bool(named)
 
@@ -104,11 +112,10 @@ def written(answer: Any) -> tuple[str, Any]:
     return content, choice.get("logprobs")
 
 
-def refuses_form(status: int | None, words: str) -> bool:
+def refuses_form(error: UnansweredError, question: Question) -> bool:
     """Whether a server says that it cannot hold an answer to a schema."""
-    return status in (400, 422) and any(
-        name in words for name in ("response_format", "json_schema", "structured output")
-    )
+    text = question.text()
+    return error.status in _INVALID and any(error.refusal.names(name, text) for name in _FORM)
 
 
 def _message(role: str, text: str) -> dict[str, str]:

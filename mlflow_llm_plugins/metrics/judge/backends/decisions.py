@@ -65,7 +65,7 @@ class SystemOne:
             levels = list(map(str, range(len(question.options))))
             return opinion_of(shares_of(_typed(given, "score").get("probabilities"), levels), mass=mass)
         shares = shares_of(_typed(given, "choice").get("probabilities"), [o.label for o in question.options])
-        return opinion_of(shares, option_index(given.get("choice"), question.options), mass)
+        return opinion_of(shares, option_index(given.get("choice"), question), mass)
 
     def _criteria(self, question: Question) -> dict[str, Any]:
         yes = yes_index(question)
@@ -101,7 +101,7 @@ class OpenAIDecisions:
             levels = range(len(question.options))
             return opinion_of(_listed(_typed(given, "score"), levels), mass=mass)
         shares = _listed(_typed(given, "choice"), [option.label for option in question.options])
-        return opinion_of(shares, option_index(given.get("choice"), question.options), mass)
+        return opinion_of(shares, option_index(given.get("choice"), question), mass)
 
     def _options(self, question: Question) -> dict[str, Any]:
         yes = yes_index(question)

@@ -18,6 +18,7 @@ from mlflow_llm_plugins.metrics.judge.backends.predict_calls import PredictCalls
 from mlflow_llm_plugins.metrics.judge.backends.retries import UnansweredError
 from mlflow_llm_plugins.metrics.judge.backends.rows_in_flight import RowsInFlight
 from mlflow_llm_plugins.metrics.judge.backends.server import ServerJudge
+from mlflow_llm_plugins.metrics.judge.backends.server_url import without_key
 from mlflow_llm_plugins.metrics.judge.backends.settings import DeploymentSettings
 from mlflow_llm_plugins.metrics.judge.question import Opinion, Question
 
@@ -45,8 +46,8 @@ class DeploymentJudge:
         if not self._name:
             raise InvalidInputError(f"judge={uri!r} names no deployment. Write it as '{self._kind}:/name'.")
         self._settings = DeploymentSettings.parse(settings, "judge")
-        self._target = self._settings.target or os.environ.get(TARGET) or _DEFAULT_TARGET
-        self._rows = RowsInFlight(self._settings.max_in_flight)
+        self._target = without_key(self._settings.target or os.environ.get(TARGET) or _DEFAULT_TARGET, "target")
+        self._rows = RowsInFlight(self._settings.max_in_flight, self._settings.max_unanswered)
         self._form = ChatForm(self._settings.max_tokens)
         self._asked: ServerJudge | PredictCalls | None = None
 
@@ -58,11 +59,22 @@ class DeploymentJudge:
             AccessDeniedError: The key is refused, or its file cannot be read.
             EngineUnavailableError: It does not answer.
         """
-        if self._asked is None:
-            self._asked = self._find()
-        if isinstance(self._asked, ServerJudge):
-            return self._asked.ask(questions, rationale=rationale, progress=progress)
-        return self._rows.ask(partial(self._opinion, self._asked, rationale=rationale), questions, progress)
+        asked = self._found()
+        if isinstance(asked, ServerJudge):
+            return asked.ask(questions, rationale=rationale, progress=progress)
+        return self._rows.ask(partial(self._opinion, asked, rationale=rationale), questions, progress)
+
+    def check(self) -> None:
+        """Look the deployment or endpoint up, and its server where its address is known; no question is asked.
+
+        Raises:
+            InvalidInputError: There is no such target, deployment or endpoint.
+            AccessDeniedError: The key is refused, or its file cannot be read.
+            EngineUnavailableError: There is no server.
+        """
+        asked = self._found()
+        if isinstance(asked, ServerJudge):
+            asked.check()
 
     def describe(self) -> Mapping[str, Any]:
         """Target, name and settings, and how it is asked, once that is known."""
@@ -75,6 +87,11 @@ class DeploymentJudge:
         if isinstance(self._asked, ServerJudge):
             self._asked.close()
         self._asked = None
+
+    def _found(self) -> ServerJudge | PredictCalls:
+        if self._asked is None:
+            self._asked = self._find()
+        return self._asked
 
     def _find(self) -> ServerJudge | PredictCalls:
         from mlflow.deployments import get_deploy_client
@@ -122,7 +139,7 @@ class DeploymentJudge:
                 answer = calls.predict(self._form.body(question, rationale))
                 return self._form.read(question, answer, rationale)
             except UnansweredError as error:
-                if not self._form.drop(error.status, error.words):
+                if not self._form.drop(error, question):
                     raise
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.lookup import did_you_mean, resolve
+from mlflow_llm_plugins.metrics.judge.backends.server_url import without_key
 from mlflow_llm_plugins.metrics.judge.question import JudgeBackend
 from mlflow_llm_plugins.metrics.models import find_engine
 
@@ -27,6 +28,7 @@ FORMS = (
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*):/")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _LOGGED_MODEL = re.compile(r"m-[0-9a-f]{32}")
+_PASSWORD = re.compile(r"[^/]*://[^/@]*:[^/@]*@")  # Azure's URIs have a container there, and no colon
 _METHODS = ("ask", "describe", "close")  # of JudgeBackend
 _DATABRICKS = "databricks"  # MLflow's name for the judge that Databricks hosts
 _SHOWN = 80  # characters of what was given
@@ -71,6 +73,8 @@ def _of_mapping(judge: Mapping[str, Any]) -> JudgeBackend:
 
 
 def _of_string(judge: str, settings: dict[str, Any]) -> JudgeBackend:
+    if _PASSWORD.match(judge):
+        without_key(judge, "a URI")
     if _LOGGED_MODEL.fullmatch(judge):
         return _made("local", f"models:/{judge}", settings)
     if os.path.isfile(os.path.join(judge, "MLmodel")):
@@ -130,6 +134,6 @@ def _hint(judge: str) -> str:
 
 def _shown(judge: Any) -> str:
     """What was given, cut; of a URL nothing before the host, where somebody may have put a key."""
-    text = re.sub(r"//[^/@\s]*@", "//...@", judge) if isinstance(judge, str) else None
+    text = re.sub(r"//\S*@", "//...@", judge) if isinstance(judge, str) else None
     shown = type(judge).__name__ if text is None else repr(text)
     return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"

@@ -44,13 +44,13 @@ class FunctionJudge:
     def _opinion(self, question: Question, rationale: bool) -> Opinion:
         answer = self._function(question.text())
         if not isinstance(answer, Mapping):
-            return Opinion(choice=option_index(_plain(answer), question.options))
+            return Opinion(choice=option_index(_plain(answer), question))
         words = answer.get("rationale")
         found = _of_mapping(question, answer)
         return Opinion(
             choice=found.choice,
             logprobs=found.logprobs,
-            choice_mass=found.choice_mass,
+            is_normalised=found.is_normalised,
             rationale=str(words) if rationale and words is not None else None,
         )
 
@@ -58,7 +58,7 @@ class FunctionJudge:
 def _of_mapping(question: Question, answer: Mapping[str, Any]) -> Opinion:
     if "choice" not in answer and "probabilities" not in answer:
         raise NoOpinionError("the judge's dictionary has neither choice nor probabilities")
-    choice = option_index(_plain(answer["choice"]), question.options) if "choice" in answer else None
+    choice = option_index(_plain(answer["choice"]), question) if "choice" in answer else None
     if "probabilities" not in answer:
         return Opinion(choice=choice)
     shares = shares_of(answer["probabilities"], [option.label for option in question.options])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,16 +15,23 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import PoolManager
-from urllib3.exceptions import InvalidHeader, MaxRetryError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import (
+    HTTPError,
+    InvalidHeader,
+    MaxRetryError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+)
 from urllib3.util import Retry
 
+from mlflow_llm_plugins.metrics.judge.backends.refusals import refusal_of
 from mlflow_llm_plugins.metrics.judge.backends.retries import UnansweredError, with_retries
 from mlflow_llm_plugins.metrics.judge.backends.settings import ServerSettings
 
 _UNREACHED_S = 10.0  # in which a server that cannot be connected to is tried again
 _LONGEST = 16 * 2**20  # bytes of an answer
 _CHUNK = 2**16
-_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")  # what tells a server's reason and can hold nothing of a text
 
 
 class HttpCalls:
@@ -54,11 +61,11 @@ class HttpCalls:
         Raises:
             UnansweredError: There is none.
         """
-        return self._call("POST", path, body)
+        return self._call("POST", path, body, self._settings.deadline_s)
 
-    def get(self, path: str) -> Any:
-        """As `post`, without a body."""
-        return self._call("GET", path, None)
+    def get(self, path: str, deadline_s: float) -> Any:
+        """As `post`, without a body, and within `deadline_s` seconds where the settings have no shorter bound."""
+        return self._call("GET", path, None, min(deadline_s, self._settings.deadline_s))
 
     def close(self) -> None:
         """Close the connections; a later call opens others."""
@@ -68,20 +75,21 @@ class HttpCalls:
                 _close_pools(manager)
         self._session.close()
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
-        end_s = time.monotonic() + self._settings.deadline_s
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None, deadline_s: float) -> Any:
+        end_s = time.monotonic() + deadline_s
+        within_s = partial(self._within_s, deadline_s)
         try:
-            answer = with_retries(lambda: self._try(method, path, body, end_s), self._within_s, self._stopping)
+            answer = with_retries(lambda: self._try(method, path, body, end_s), within_s, self._stopping)
         except UnansweredError as error:
             self._is_away = error.is_unreached
             raise
         self._is_away = False
         return answer
 
-    def _within_s(self, error: UnansweredError) -> float:
+    def _within_s(self, deadline_s: float, error: UnansweredError) -> float:
         if not error.is_unreached:
-            return self._settings.deadline_s
-        return 0 if self._is_away else min(_UNREACHED_S, self._settings.deadline_s)
+            return deadline_s
+        return 0 if self._is_away else min(_UNREACHED_S, deadline_s)
 
     def _try(self, method: str, path: str, body: Mapping[str, Any] | None, end_s: float) -> Any:
         within_s = max(0.001, min(self._settings.timeout_s, end_s - time.monotonic()))
@@ -95,7 +103,7 @@ class HttpCalls:
                 stream=True,
             ) as response:
                 content = _read(response, time.monotonic() + within_s)
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError) as error:
             raise _unanswered(error, within_s) from None
         if not 200 <= response.status_code < 300:  # no redirect is followed
             raise _refused(response, content)
@@ -143,7 +151,7 @@ def _close_pools(manager: PoolManager) -> None:
 def _read(response: requests.Response, end_s: float) -> bytes:
     """The body, unless it is too long or comes too slowly, which a timeout of the socket does not see."""
     content = bytearray()
-    for chunk in response.iter_content(_CHUNK):
+    for chunk in _pieces(response):
         content += chunk
         if len(content) > _LONGEST:
             raise UnansweredError(f"the judge's answer is longer than {_LONGEST} bytes")
@@ -152,8 +160,18 @@ def _read(response: requests.Response, end_s: float) -> bytes:
     return bytes(content)
 
 
-def _unanswered(error: requests.RequestException, within_s: float) -> UnansweredError:
-    cause = error.args[0] if error.args else None
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """What has come, piece by piece: `iter_content` waits until a whole chunk has."""
+    read1 = getattr(response.raw, "read1", None)
+    if read1 is None:  # urllib3 before 2.1
+        yield from response.iter_content(_CHUNK)
+        return
+    while piece := read1(_CHUNK, decode_content=True):
+        yield piece
+
+
+def _unanswered(error: requests.RequestException | HTTPError, within_s: float) -> UnansweredError:
+    cause = error.args[0] if error.args and isinstance(error, requests.RequestException) else error
     reason = cause.reason if isinstance(cause, MaxRetryError) else cause
     if isinstance(error, requests.ConnectTimeout) or isinstance(reason, NewConnectionError | NameResolutionError):
         return UnansweredError("the judge's server cannot be reached", is_transient=True, is_unreached=True)
@@ -161,31 +179,19 @@ def _unanswered(error: requests.RequestException, within_s: float) -> Unanswered
         return UnansweredError(f"the judge's server cannot be reached: {type(error).__name__}", is_unreached=True)
     if isinstance(error, requests.Timeout) or "timed out" in str(reason):
         return UnansweredError(f"the judge did not answer within {within_s:.3g} s", is_transient=True)
-    is_broken = isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError)
+    is_broken = isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError | ProtocolError)
     return UnansweredError(f"the judge's answer broke off with {type(error).__name__}", is_transient=is_broken)
 
 
 def _refused(response: requests.Response, content: bytes) -> UnansweredError:
-    code, words = _told(content)
+    refusal = refusal_of(content)
+    code = f" ({refusal.code})" if refusal.code else ""
     return UnansweredError(
-        f"the judge answered with HTTP status {response.status_code}" + (f" ({code})" if code else ""),
+        f"the judge answered with HTTP status {response.status_code}{code}",
         status=response.status_code,
-        words=words,
+        refusal=refusal,
         pause_s=_retry_after(response),
     )
-
-
-def _told(content: bytes) -> tuple[str, str]:
-    """A code, if the server has one, and its words, of OpenAI's errors without what they may repeat of a request."""
-    try:
-        error = json.loads(content)["error"]
-    except (ValueError, RecursionError, TypeError, KeyError):
-        error = None
-    if not isinstance(error, dict):
-        return "", content[:_CHUNK].decode(errors="replace")
-    codes = (error.get(name) for name in ("code", "type"))
-    code = next((code for code in codes if isinstance(code, str) and _CODE.fullmatch(code)), "")
-    return code, f"{error.get('message')} {error.get('param')}"
 
 
 def _json(content: bytes) -> Any:

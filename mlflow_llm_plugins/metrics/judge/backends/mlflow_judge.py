@@ -18,9 +18,11 @@ from typing import Any, Literal
 from mlflow_llm_plugins.errors import AccessDeniedError, EngineUnavailableError, InvalidInputError
 from mlflow_llm_plugins.metrics.judge.backends.chat import in_json
 from mlflow_llm_plugins.metrics.judge.backends.questions import sendable, state_of
+from mlflow_llm_plugins.metrics.judge.backends.refusals import Refusal
 from mlflow_llm_plugins.metrics.judge.backends.retries import UnansweredError
 from mlflow_llm_plugins.metrics.judge.backends.rows_in_flight import RowsInFlight
-from mlflow_llm_plugins.metrics.judge.backends.settings import MlflowSettings
+from mlflow_llm_plugins.metrics.judge.backends.server_url import without_key
+from mlflow_llm_plugins.metrics.judge.backends.settings import MlflowSettings, without_secrets
 from mlflow_llm_plugins.metrics.judge.backends.verdicts import NoOpinionError, opinion_of, option_index, shares_of
 from mlflow_llm_plugins.metrics.judge.question import Opinion, Question
 
@@ -61,9 +63,10 @@ class MlflowJudge:
         """
         self._uri = uri
         self._settings = MlflowSettings.parse(settings, "judge")
+        without_key(self._settings.base_url or "", "base_url")
         params = self._settings.inference_params
         self._params: dict[str, Any] = {"temperature": 0.0} if params is None else dict(params)
-        self._rows = RowsInFlight(self._settings.max_in_flight)
+        self._rows = RowsInFlight(self._settings.max_in_flight, self._settings.max_unanswered)
 
     def ask(self, questions: Sequence[Question], *, rationale: bool = False, progress: bool = True) -> list[Opinion]:
         """One opinion a question, in order; see `JudgeBackend`.
@@ -76,14 +79,15 @@ class MlflowJudge:
         return self._rows.ask(partial(self._opinion, rationale=rationale), questions, progress)
 
     def describe(self) -> Mapping[str, Any]:
-        """URI and settings."""
+        """URI and settings; of headers and what else may be secret the names."""
         import mlflow
 
         return {
             **self._settings.model_dump(),
             "backend": "mlflow",
             "uri": self._uri,
-            "inference_params": dict(self._params),
+            "base_url": self._settings.base_url and self._settings.base_url.partition("?")[0],
+            "inference_params": without_secrets(self._params),
             "mlflow": mlflow.__version__,
         }
 
@@ -95,7 +99,7 @@ class MlflowJudge:
             feedback = self._feedback(question, rationale)
         except Exception as error:
             raise _failure(error, question, self._uri) from None
-        choice = option_index(feedback.value, question.options)
+        choice = option_index(feedback.value, question)
         words = feedback.rationale if rationale else None
         shares = (feedback.metadata or {}).get(_PROBABILITIES)
         if shares is None:
@@ -107,7 +111,7 @@ class MlflowJudge:
         try:
             return ask(question, rationale)
         except Exception as error:
-            if self._settings.inference_params is not None or not _refuses_temperature(error):
+            if self._settings.inference_params is not None or not _refuses_temperature(error, question):
                 raise
             self._params = {}
             return ask(question, rationale)
@@ -159,9 +163,10 @@ def _untemplated(text: str) -> str:
     return sendable(text).replace("{{", "{ {").replace("}}", "} }")
 
 
-def _refuses_temperature(error: BaseException) -> bool:
+def _refuses_temperature(error: BaseException, question: Question) -> bool:
     causes = list(_causes(error))
-    return _status(causes) == 400 and any("temperature" in str(cause) for cause in causes)
+    words = " ".join(map(str, causes))
+    return _status(causes) == 400 and Refusal(words=words).names("temperature", question.text())
 
 
 def _failure(error: Exception, question: Question, uri: str) -> Exception:
@@ -174,7 +179,7 @@ def _failure(error: Exception, question: Question, uri: str) -> Exception:
         return UnansweredError(f"the judge answered with HTTP status {status}", status=status)
     kinds = {base.__name__ for cause in causes for base in type(cause).__mro__}
     if "Timeout" in kinds or "timed out" in str(error):
-        return UnansweredError("the judge did not answer in time")
+        return UnansweredError("the judge did not answer in time", is_transient=True)
     if "ConnectionError" in kinds:
         return EngineUnavailableError(f"judge={uri!r} cannot be reached. Is its server running?")
     if len(causes) == 1 and "MlflowException" in kinds and not _holds(str(error), question):  # before any request

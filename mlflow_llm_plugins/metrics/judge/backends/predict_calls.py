@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mlflow_llm_plugins.errors import AccessDeniedError, EngineUnavailableError, InvalidInputError
+from mlflow_llm_plugins.metrics.judge.backends.refusals import refusal_of
 from mlflow_llm_plugins.metrics.judge.backends.retries import UnansweredError, with_retries
 from mlflow_llm_plugins.metrics.judge.backends.settings import DeploymentSettings
 
@@ -90,8 +92,9 @@ def _unanswered(error: Exception) -> UnansweredError:
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None) or _STATUSES.get(str(getattr(error, "error_code", "")))
     if isinstance(status, int):
-        words = f"{error} {getattr(response, 'text', '')}"
-        return UnansweredError(f"the judge answered with HTTP status {status}", status=status, words=words)
+        told = refusal_of(getattr(response, "content", None) or b"")
+        refusal = replace(told, words=f"{told.words} {error}")
+        return UnansweredError(f"the judge answered with HTTP status {status}", status=status, refusal=refusal)
     kinds = {base.__name__ for base in type(error).__mro__}
     if "Timeout" in kinds or "TimeoutError" in kinds:
         return UnansweredError("the judge did not answer in time", is_transient=True)

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, wait_exponential_jitter
 
+from mlflow_llm_plugins.metrics.judge.backends.refusals import NO_REFUSAL, Refusal
 from mlflow_llm_plugins.metrics.judge.backends.verdicts import NoOpinionError
 
 Answer = TypeVar("Answer")
@@ -23,7 +24,7 @@ class UnansweredError(NoOpinionError):
         reason: str,
         *,
         status: int | None = None,
-        words: str = "",
+        refusal: Refusal = NO_REFUSAL,
         is_transient: bool = False,
         is_unreached: bool = False,
         pause_s: float = 0,
@@ -33,16 +34,17 @@ class UnansweredError(NoOpinionError):
         Args:
             reason: For the table; nothing of the question is in it.
             status: HTTP's.
-            words: The server's own, to look into, never to show: they may repeat the question.
+            refusal: The server's own words, to look into, never to show.
             is_transient: Another try may help.
             is_unreached: There was no server.
             pause_s: Seconds that the server asks to wait.
         """
         super().__init__(reason)
         self.status = status
-        self.words = words
+        self.refusal = refusal
         self.is_transient = is_transient or status in TRANSIENT
         self.is_unreached = is_unreached
+        self.is_silence = status is None and (is_transient or is_unreached)  # nothing came, not even a refusal
         self.pause_s = pause_s
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
@@ -14,6 +15,7 @@ from mlflow_llm_plugins.metrics.judge.backends.decisions import DecisionFormat, 
 from mlflow_llm_plugins.metrics.judge.backends.http_calls import HttpCalls
 from mlflow_llm_plugins.metrics.judge.backends.retries import UnansweredError
 from mlflow_llm_plugins.metrics.judge.backends.rows_in_flight import RowsInFlight
+from mlflow_llm_plugins.metrics.judge.backends.served_model import DENIED, ServedModel
 from mlflow_llm_plugins.metrics.judge.backends.server_url import ServerUrl
 from mlflow_llm_plugins.metrics.judge.backends.settings import Route, ServerSettings
 from mlflow_llm_plugins.metrics.judge.backends.verdicts import NoOpinionError
@@ -21,8 +23,7 @@ from mlflow_llm_plugins.metrics.judge.question import Opinion, Question
 
 DECISIONS: dict[str, Callable[[], DecisionFormat]] = {"systemone": SystemOne, "decisions": OpenAIDecisions}
 _NO_ROUTE = (404, 405, 501)
-_DENIED = (401, 403)
-_NAMED = 10  # models in a message
+_INVALID = (400, 422)
 
 
 class ServerJudge:
@@ -45,9 +46,9 @@ class ServerJudge:
                 f"judge: the URL names model {address.model!r}, the settings {self._settings.model!r}. Give one."
             )
         self._url = address.base
-        self._model = address.model or self._settings.model
+        self._model = ServedModel(self._url, address.model or self._settings.model)
         self._route = self._settings.route
-        self._rows = RowsInFlight(self._settings.max_in_flight)
+        self._rows = RowsInFlight(self._settings.max_in_flight, self._settings.max_unanswered)
         self._form = chat.ChatForm(self._settings.max_tokens)
         self._open: HttpCalls | None = None
 
@@ -59,13 +60,24 @@ class ServerJudge:
             EngineUnavailableError: There is no server, or it has none of the routes.
             InvalidInputError: The server has several models and none is named, or cannot hold answers to a form.
         """
-        if self._open is None:
-            self._open = HttpCalls(self._url, api_key(self._url, self._settings), self._settings, self._rows.stopping)
+        self._connect()
         return self._rows.ask(partial(self._opinion, rationale=rationale), questions, progress)
 
+    def check(self) -> None:
+        """Look whether the server is there, lets us in, and has one model if none is named; no question is asked.
+
+        Raises:
+            AccessDeniedError: The server refuses the key, or the key is missing.
+            EngineUnavailableError: There is no server.
+            InvalidInputError: The server has several models and none is named.
+        """
+        self._connect()
+        with self._explained_errors():
+            self._model.check(self._calls)
+
     def describe(self) -> Mapping[str, Any]:
-        """Address, model, route and settings; of keys the place."""
-        found = {"backend": "server", "url": self._url, "model": self._model, "route": self._route}
+        """Address, model, route and settings, as far as they are known by then; of keys the place."""
+        found = {"backend": "server", "url": self._url, "model": self._model.name, "route": self._route}
         return {**self._settings.model_dump(), **found}
 
     def close(self) -> None:
@@ -74,20 +86,29 @@ class ServerJudge:
             self._open.close()
             self._open = None
 
+    def _connect(self) -> None:
+        if self._open is None:
+            self._open = HttpCalls(self._url, api_key(self._url, self._settings), self._settings, self._rows.stopping)
+
     @property
     def _calls(self) -> HttpCalls:
         assert self._open is not None  # `ask` opens it
         return self._open
 
     def _opinion(self, question: Question, rationale: bool) -> Opinion:
-        try:
-            if self._model is None:
-                self._model = self._only_model()
+        with self._explained_errors():
+            self._model.find(self._calls)
             if self._route is not None:
                 return self._by(self._route, question, rationale)
             return self._by_first_route(question, rationale)
+
+    @contextmanager
+    def _explained_errors(self) -> Iterator[None]:
+        """What concerns all rows, and what to do about it."""
+        try:
+            yield
         except UnansweredError as error:
-            if error.status in _DENIED:
+            if error.status in DENIED:
                 raise AccessDeniedError(
                     f"{self._url}: {error}. Name the variable that holds its key as api_key_env."
                 ) from None
@@ -98,22 +119,27 @@ class ServerJudge:
             raise
 
     def _by_first_route(self, question: Question, rationale: bool) -> Opinion:
-        """By the first route that the server has, and by that one from now on."""
+        """By the first route that answers, and by that one from now on."""
+        refused: UnansweredError | None = None  # by a route that is there
         for route in get_args(Route):
             try:
                 opinion = self._by(route, question, rationale)
             except UnansweredError as error:
-                if error.status not in _NO_ROUTE:
+                if error.status not in (*_NO_ROUTE, *_INVALID):
                     raise
                 last = error
+                if error.status in _INVALID:  # some models cannot be asked for decisions, or not of these options
+                    refused = error
             except NoOpinionError:  # an answer, if none that can be used
                 self._route = route
                 raise
             else:
                 self._route = route
                 return opinion
+        if refused is not None:
+            raise refused
         raise EngineUnavailableError(
-            f"{self._url} has none of the routes {', '.join(get_args(Route))} for model {self._model!r}: {last}. "
+            f"{self._url} has none of the routes {', '.join(get_args(Route))} for model {self._model.name!r}: {last}. "
             "Is the address right, with its /v1, and the model's name?"
         )
 
@@ -121,11 +147,21 @@ class ServerJudge:
         if route not in DECISIONS:
             return self._by_chat(question, rationale)
         wire = DECISIONS[route]()
-        opinion = wire.read(question, self._calls.post(wire.path, self._addressed(wire.body(question))))
+        opinion = wire.read(question, self._decided(wire.path, self._addressed(wire.body(question))))
         return self._explained(question, opinion) if rationale else opinion
 
+    def _decided(self, path: str, body: Mapping[str, Any]) -> Any:
+        try:
+            return self._calls.post(path, body)
+        except UnansweredError as error:
+            if error.status not in _INVALID:
+                raise
+            raise UnansweredError(
+                f'{error} to a typed decision; route="chat" asks for a verdict as JSON instead', status=error.status
+            ) from None
+
     def _by_chat(self, question: Question, rationale: bool) -> Opinion:
-        answer = self._chat(lambda: self._form.body(question, rationale))
+        answer = self._chat(question, lambda: self._form.body(question, rationale))
         return self._form.read(question, answer, rationale)
 
     def _explained(self, question: Question, opinion: Opinion) -> Opinion:
@@ -133,40 +169,25 @@ class ServerJudge:
         assert opinion.choice is not None
         choice = opinion.choice
         try:
-            words, _ = chat.written(self._chat(lambda: self._form.explanation_body(question, choice)))
+            words, _ = chat.written(self._chat(question, lambda: self._form.explanation_body(question, choice)))
         except NoOpinionError:
             return opinion
         return replace(opinion, rationale=words.strip())
 
-    def _chat(self, body: Callable[[], dict[str, Any]]) -> Any:
+    def _chat(self, question: Question, body: Callable[[], dict[str, Any]]) -> Any:
         """The answer to a chat, asked without the parameters that the server does not take."""
         while True:
             try:
                 return self._calls.post(chat.PATH, self._addressed(body()))
             except UnansweredError as error:
-                if self._form.drop(error.status, error.words):
+                if self._form.drop(error, question):
                     continue
-                if chat.refuses_form(error.status, error.words):
+                if chat.refuses_form(error, question):
                     raise InvalidInputError(
-                        f"{self._url}: {error}: it cannot hold an answer of model {self._model!r} to a JSON schema. "
-                        "Take a server of typed decisions, or one with structured outputs."
+                        f"{self._url}: {error}: it cannot hold an answer of model {self._model.name!r} to a JSON "
+                        "schema. Take a server of typed decisions, or one with structured outputs."
                     ) from None
                 raise
 
     def _addressed(self, body: dict[str, Any]) -> dict[str, Any]:
-        return body if self._model is None else {"model": self._model, **body}
-
-    def _only_model(self) -> str | None:
-        """The server's model; None where it does not tell, so that the server decides."""
-        try:
-            listed = self._calls.get("/models")
-        except UnansweredError as error:
-            if error.is_unreached or error.status in _DENIED:
-                raise
-            return None
-        entries = listed.get("data") if isinstance(listed, Mapping) else None
-        names = [entry.get("id") for entry in entries or () if isinstance(entry, Mapping)]
-        if len(names) > 1:
-            shown = ", ".join(map(str, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
-            raise InvalidInputError(f"{self._url} has several models; name one, as {self._url}#NAME: {shown}.")
-        return names[0] if names and isinstance(names[0], str) else None
+        return body if self._model.name is None else {"model": self._model.name, **body}

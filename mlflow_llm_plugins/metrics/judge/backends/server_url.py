@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from mlflow_llm_plugins.errors import InvalidInputError
 
 _ROUTES = ("/systemone", "/decisions", "/chat/completions")  # that somebody may have copied with it
+_USER = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*@")
 _EXAMPLE = "Write it as 'http://host:port/v1#model'."
 
 
@@ -25,16 +27,35 @@ class ServerUrl:
         Raises:
             InvalidInputError: It is no such address, or holds a password.
         """
+        without_key(url, "a URL")
         try:
             parts = urlsplit(url)
             host, _ = parts.hostname, parts.port
         except ValueError as error:
-            raise InvalidInputError(f"judge: the URL cannot be read: {error}. {_EXAMPLE}") from None
+            reason = "" if "@" in url else f": {error}"  # which may repeat a part of a password
+            raise InvalidInputError(f"judge: the URL cannot be read{reason}. {_EXAMPLE}") from None
         if parts.scheme.lower() not in ("http", "https") or not host:
-            raise InvalidInputError(f"judge={url!r} is no http or https URL. {_EXAMPLE}")
-        if parts.username is not None or parts.password is not None:
-            raise InvalidInputError(f"judge: a URL may hold no key; name a variable as api_key_env. {_EXAMPLE}")
+            scheme = url.partition(":")[0]
+            raise InvalidInputError(f"judge='{scheme}:...' is no http or https URL with a host. {_EXAMPLE}")
         return cls(f"{parts.scheme.lower()}://{parts.netloc}{_path(parts.path)}", _model(parts.query, parts.fragment))
+
+
+def without_key(url: str, what: str) -> str:
+    """The URL, if nobody has put a name or password before its host.
+
+    Args:
+        url: Or any other text.
+        what: It is, for the message.
+
+    Raises:
+        InvalidInputError: There is one; it is not shown.
+    """
+    if _USER.match(url):
+        raise InvalidInputError(
+            f"judge: {what} may hold no key or password before the host; name a variable as api_key_env, or set that "
+            f"of the provider. {_EXAMPLE}"
+        )
+    return url
 
 
 def _path(path: str) -> str:
@@ -46,9 +67,8 @@ def _path(path: str) -> str:
 
 def _model(query: str, fragment: str) -> str | None:
     given = parse_qs(query, keep_blank_values=True)
-    if unknown := [name for name in given if name != "model"]:  # a key perhaps, so no value is shown
-        names = ", ".join(unknown)
-        raise InvalidInputError(f"judge: a URL may have ?model= and nothing else, got {names}. {_EXAMPLE}")
+    if set(given) - {"model"}:  # a key perhaps, so nothing is shown
+        raise InvalidInputError(f"judge: a URL may have ?model= and nothing else behind its path. {_EXAMPLE}")
     models = {name for name in [*given.get("model", []), unquote(fragment)] if name}
     if len(models) > 1:
         raise InvalidInputError(f"judge: the URL names two models, {' and '.join(sorted(models))}.")

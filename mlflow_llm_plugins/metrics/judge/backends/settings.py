@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mlflow_llm_plugins.settings import Settings
 
 Route = Literal["systemone", "decisions", "chat"]
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET = re.compile(r"headers?$|key$|secret|password|authorization|credentials?$|token$")
+_IN_A_ROW = "After so many questions in a row without any answer the rest is not asked."
 
-class ServerSettings(Settings):
+
+class _JudgeSettings(Settings):
+    """Messages show numbers and no texts: any of them may be a key in the wrong place."""
+
+    @classmethod
+    def _describe(cls, problem: Any) -> str:
+        is_number = isinstance(problem["input"], int | float)
+        return super()._describe(problem if is_number else {**problem, "input": "..."})
+
+
+class ServerSettings(_JudgeSettings):
     """Of a judge behind a URL."""
 
     model: str | None = Field(None, min_length=1, description="Its name there; None: the one that the server has.")
@@ -27,6 +42,14 @@ class ServerSettings(Settings):
     max_tokens: int | None = Field(
         None, ge=1, description="Bound of an answer that is written, verdict and rationale; None: the server's own."
     )
+    max_unanswered: int = Field(3, ge=1, description=_IN_A_ROW)
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_variable(cls, name: str | None) -> str | None:
+        if name is not None and not _VARIABLE.fullmatch(name):
+            raise ValueError("must be the name of a variable that holds the key, such as JUDGE_API_KEY, not the key.")
+        return name
 
 
 class DeploymentSettings(ServerSettings):
@@ -37,7 +60,7 @@ class DeploymentSettings(ServerSettings):
     )
 
 
-class MlflowSettings(Settings):
+class MlflowSettings(_JudgeSettings):
     """Of a judge that MLflow asks."""
 
     max_in_flight: int = Field(8, ge=1, le=1024, description="Questions that are open at once.")
@@ -46,3 +69,17 @@ class MlflowSettings(Settings):
     inference_params: dict[str, Any] | None = Field(
         None, description="Such as temperature; None: temperature 0, where the model takes it."
     )
+    max_unanswered: int = Field(3, ge=1, description=_IN_A_ROW)
+
+
+def without_secrets(params: Mapping[str, Any]) -> dict[str, Any]:
+    """For the record: of headers, keys and the like the names alone."""
+    return {name: _names(value) if _SECRET.search(name.lower()) else _shown(value) for name, value in params.items()}
+
+
+def _shown(value: Any) -> Any:
+    return without_secrets(value) if isinstance(value, Mapping) else value
+
+
+def _names(value: Any) -> Any:
+    return sorted(map(str, value)) if isinstance(value, Mapping) else "not shown"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_llm_plugins.metrics.judge.question import Opinion, Option
+from mlflow_llm_plugins.metrics.judge.question import Opinion, Option, Question
 
 LEAST = 1e-30  # the logarithm of a probability of 0 is taken of this
 NO_OPTION = "the judge's answer is none of the options"
@@ -17,14 +17,14 @@ class NoOpinionError(Exception):
     """One question has no answer that can be used; the message is the reason, without the question's text."""
 
 
-def option_index(value: object, options: Sequence[Option]) -> int:
-    """Which option a value is: by its label, a number also by what the option counts.
+def option_index(value: object, question: Question) -> int:
+    """Which option a value is: by its label, a number also by what the option counts; true is yes, and nothing else.
 
     Raises:
         NoOpinionError: It is none of them; nothing is guessed.
     """
-    matches = [index for index, option in enumerate(options) if _is(value, option)]
-    if len(matches) != 1:
+    matches = [index for index, option in enumerate(question.options) if _is(value, option)]
+    if len(matches) != 1 or (isinstance(value, bool) and question.kind != "yes_no"):
         raise NoOpinionError(NO_OPTION)
     return matches[0]
 
@@ -55,6 +55,7 @@ def opinion_of(shares: Sequence[object], choice: int | None = None, mass: object
         choice=checked.index(max(checked)) if choice is None else choice,
         logprobs=tuple(math.log(max(share, LEAST)) for share in checked),
         choice_mass=_mass(mass),
+        is_normalised=True,
     )
 
 

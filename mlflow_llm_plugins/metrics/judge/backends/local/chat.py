@@ -9,7 +9,21 @@ from typing import Any
 from mlflow_llm_plugins.errors import InvalidInputError
 
 # What opens and closes a thought: a template that opens one gets it closed, as the verdict comes at once.
-_THOUGHTS = {"<think>": "</think>", "[THINK]": "[/THINK]", "<|START_THINKING|>": "<|END_THINKING|>"}
+_THOUGHTS = {
+    "<think>": "\n\n</think>\n\n",
+    "<thinking>": "\n\n</thinking>\n\n",
+    "<seed:think>": "\n\n</seed:think>\n\n",
+    "[THINK]": "\n\n[/THINK]\n\n",
+    "◁think▷": "\n\n◁/think▷\n\n",
+    "<|START_THINKING|>": "\n\n<|END_THINKING|>\n\n",
+    "<|channel>thought": "\n<channel|>",
+}
+_OPENS = re.compile(  # one that is not known: a mark with such a word at the very end, which closes nothing
+    r"[<\[◁](?![^\n]*(?:/|end|close|off|none|no_))[^\s<>\[\]◁▷]{0,30}(?:think|thought|reason|analysis)[^\s<>\[\]◁▷]{0,30}[>\]▷]$"
+    r"|[>\]▷](?:thinking|thoughts?|analysis|reasoning)(?:<\|message\|>)?$",
+    re.IGNORECASE,
+)
+_LAST = 100  # characters of a prompt in which a thought may be opened
 _SAID = "verdict"
 _CHAT = [{"role": "user", "content": _SAID}, {"role": "assistant", "content": _SAID}]
 
@@ -30,12 +44,17 @@ class ChatWriter:
         if self._template is None:
             return " "
         prompt = self.write(_SAID)
-        try:
-            chat = self._render(_CHAT, add_generation_prompt=False)
-        except InvalidInputError:  # a template for users' messages alone
-            return ""
-        between = chat.removeprefix(prompt).partition(_SAID)[0] if chat.startswith(prompt) else ""
+        is_behind = self._chat.startswith(prompt)
+        between = self._chat.removeprefix(prompt).partition(_SAID)[0] if is_behind else ""
         return between if between.isspace() else ""
+
+    @cached_property
+    def _chat(self) -> str:
+        """A question and its answer; nothing where a template is for users' messages alone."""
+        try:
+            return self._render(_CHAT, add_generation_prompt=False)
+        except InvalidInputError:
+            return ""
 
     @property
     def start(self) -> list[int]:
@@ -48,11 +67,23 @@ class ChatWriter:
         """The prompt.
 
         Raises:
-            InvalidInputError: The template refuses a message of a user.
+            InvalidInputError: The template refuses a message of a user, or opens a thought of an unknown kind.
         """
         if self._template is None:
             return text
         return _thought_closed(self._render([{"role": "user", "content": text}], add_generation_prompt=True))
+
+    def around_messages(self) -> str:
+        """What the template writes around messages of any role, one after the other; nothing without a template."""
+        if self._template is None:
+            return ""
+        rendered = [self._chat]
+        for role in ("system", "user"):  # some templates know no system
+            try:
+                rendered.append(self._render([{"role": role, "content": _SAID}], add_generation_prompt=role == "user"))
+            except InvalidInputError:
+                continue
+        return "\n".join(rendered)
 
     def end_of_turn(self) -> int | None:
         """The token by which the model ends an answer; None if it has none."""
@@ -60,7 +91,7 @@ class ChatWriter:
         end: int | None = getattr(self._tokenizer, "eos_token_id", None)
         if self._template is None:
             return end
-        behind = self._render(_CHAT, add_generation_prompt=False).rpartition(_SAID)[2]
+        behind = self._chat.rpartition(_SAID)[2]
         written = self._tokenizer(behind, add_special_tokens=False, verbose=False)["input_ids"]
         return next((token_id for token_id in written if token_id in special), end)
 
@@ -87,7 +118,13 @@ def _template_of(tokenizer: Any) -> str | None:
 
 def _thought_closed(prompt: str) -> str:
     """End a thought that the template begins behind the message in spite of `enable_thinking=False`."""
+    ended = prompt.rstrip()
     for opening, closing in _THOUGHTS.items():
-        if prompt.rstrip().endswith(opening):
-            return f"{prompt.rstrip()}\n\n{closing}\n\n"
+        if ended.endswith(opening):
+            return f"{ended}{closing}"
+    if opens := _OPENS.search(ended[-_LAST:]):
+        raise InvalidInputError(
+            f"The judge's chat template opens a thought ({opens.group()!r}) before every answer, and how it is closed "
+            "is not known here. Give the model a template that opens none, or take another judge."
+        )
     return prompt

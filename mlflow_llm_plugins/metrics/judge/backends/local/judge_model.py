@@ -23,9 +23,12 @@ class JudgeModel:
         """Take the model; see `LocalJudge`."""
         self._given = model
         self._handle = ModelHandle(model, "judge=...")
-        self.name = self._handle.name  # how the record calls it
         self.engine = self._handle.engine
         self.close = self._handle.close
+
+    def record(self) -> dict[str, str]:
+        """What the model is called, and once it is loaded what that stood for then."""
+        return {"model": self._handle.name, **self._handle.origin}
 
     def check_writes(self) -> None:
         """Refuse a model that can be asked for probabilities only.

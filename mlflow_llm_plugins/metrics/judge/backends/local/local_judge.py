@@ -40,13 +40,21 @@ class LocalJudge:
         opinions = self._verdicts(engine, questions, progress=progress)
         return self._model.explained(questions, opinions, progress=progress) if rationale else opinions
 
+    def check(self) -> None:
+        """Load the model.
+
+        Raises:
+            InvalidInputError: There is no such model, or one that cannot be asked.
+        """
+        self._model.engine()
+
     def control_tokens(self) -> list[str]:
         """What the tokenizer would take for control tokens, so must not stand in a text that is judged."""
         return control_strings(self._model.engine().tokenizer)
 
     def describe(self) -> Mapping[str, Any]:
-        """The model; it is not loaded for this."""
-        return {"kind": "local", "model": self._model.name}
+        """The model; it is not loaded for this, but once it is its version is told, too."""
+        return {"backend": "local", **self._model.record()}
 
     def close(self) -> None:
         """Free the model if it was loaded here."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlflow_llm_plugins.metrics.judge.backends.local.chat import ChatWriter
 from mlflow_llm_plugins.metrics.judge.backends.local.choice_ids import ChoiceWriter
+from mlflow_llm_plugins.metrics.judge.disarming import is_generic
 from mlflow_llm_plugins.metrics.judge.question import Question
 
 
@@ -29,7 +30,7 @@ class Reader:
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._chat = ChatWriter(tokenizer)
-        self._choices = ChoiceWriter(tokenizer, self._chat.end_of_turn)
+        self._choices = ChoiceWriter(self._encode, tokenizer, self._chat.end_of_turn)
         self._controls = _control_ids(tokenizer)
         self._expected: dict[Question, Counter[int]] = {}
 
@@ -43,18 +44,23 @@ class Reader:
         if not questions:
             return []
         rendered = [self._chat.write(question.text()) for question in questions]
-        return [self._prepared(*pair) for pair in zip(questions, self._encode(rendered), strict=True)]
+        encoded = self._encode(rendered)
+        return [self._prepared(*row) for row in zip(questions, rendered, encoded, strict=True)]
 
-    def _prepared(self, question: Question, ids: list[int]) -> Prepared:
+    def _prepared(self, question: Question, rendered: str, ids: list[int]) -> Prepared:
         if self._controls_of(ids) != self._controls_of_empty(question):
             return Prepared(fault="its text has control tokens of the judge's tokenizer that cannot be disarmed")
+        if len(ids) >= self._max_length:
+            return self._too_long(len(ids) + 1)
         labels = [f"{self._chat.lead}{option.label}" for option in question.options]
-        stem, tails = self._choices.write(ids, labels)
+        stem, tails = self._choices.write(rendered, ids, labels)
         length = len(stem) + max(map(len, tails))
-        if length > self._max_length:
-            return Prepared(fault=f"with it the judge's prompt has {length} tokens, more than its context of "
-                                  f"{self._max_length}")  # fmt: skip
-        return Prepared(stem, tails)
+        return self._too_long(length) if length > self._max_length else Prepared(stem, tails)
+
+    def _too_long(self, length: int) -> Prepared:
+        return Prepared(
+            fault=f"with it the judge's prompt has {length} tokens, more than its context of {self._max_length}"
+        )
 
     def _encode(self, texts: Iterable[str]) -> list[list[int]]:
         ids = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
@@ -72,12 +78,17 @@ class Reader:
 
 
 def control_strings(tokenizer: Any) -> list[str]:
-    """Special tokens, and added ones that look like marks: blanks and words that were added are ordinary text."""
+    """Special tokens, and added ones that part the messages of a chat.
+
+    Other added tokens are ordinary text: words, blanks, and the HTML tags of which Gemma's vocabulary has many.
+    """
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    marks = [token.content for token in added if token.special or _is_mark(token.content)]
+    special = {token.content for token in added if token.special}
+    written = ChatWriter(tokenizer).around_messages() if len(special) < len(added) else ""
+    marks = {token.content for token in added if _is_mark(token.content, written)}
     unknown = getattr(tokenizer, "unk_token", None)
-    named = [token for token in tokenizer.all_special_tokens if token]
-    return sorted({*marks, *named} - ({unknown} if unknown and not _is_mark(unknown) else set()))
+    named = {token for token in tokenizer.all_special_tokens if token}
+    return sorted((special | marks | named) - ({unknown} if unknown and unknown.isalnum() else set()))
 
 
 def _control_ids(tokenizer: Any) -> frozenset[int]:
@@ -86,5 +97,7 @@ def _control_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(ids) - {getattr(tokenizer, "unk_token_id", None), None}
 
 
-def _is_mark(text: str) -> bool:
-    return not text.isspace() and not text.isalnum()
+def _is_mark(token: str, written: str) -> bool:
+    """Whether a token that is not special parts messages nevertheless; one character cannot be disarmed."""
+    plain = token.replace("\u2581", "").strip()  # SentencePiece's blank
+    return len(plain) > 1 and not plain.isalnum() and (token in written or is_generic(token))
