@@ -50,8 +50,8 @@ def perplexity(
 
     A row's score is the perplexity of its text. The figures are over the tokens of all rows: `perplexity` (under the
     metric's name), its `standard_error`, `bits_per_byte`, `tokens` that were scored, the `count` of rows, and the
-    `context_length` and `stride` of the windows that were used. Weights of 16 bits or fewer round: there, a row's last
-    digits depend on the rows that are computed beside it.
+    `context_length` and `stride` of the windows that were used. With weights of 16 bits or fewer a row's score depends
+    slightly on the rows that are computed beside it, because batches of other shapes round differently.
 
     Args:
         model: A model of the flavor `quantized_llm`: its URI, the model as `mlflow.pyfunc.load_model` gives it, or an
