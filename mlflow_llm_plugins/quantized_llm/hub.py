@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mlflow_llm_plugins.errors import AccessDeniedError, CheckpointError, InvalidInputError
@@ -137,11 +138,16 @@ def cached_commit(repo_id: str) -> str | None:
 
 def _snapshot(repo_id: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
+    download = partial(
+        snapshot_download, repo_id, revision=revision, allow_patterns=patterns, ignore_patterns=OTHER_FORMATS
+    )
     with _explained(repo_id, revision):
-        return Path(
-            snapshot_download(repo_id, revision=revision, allow_patterns=patterns, ignore_patterns=OTHER_FORMATS)
-        )
+        try:
+            return Path(download())
+        except OfflineModeIsEnabled:  # huggingface_hub 1 does not turn to its cache then
+            return Path(download(local_files_only=True))
 
 
 @contextmanager

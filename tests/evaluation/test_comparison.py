@@ -241,7 +241,7 @@ def test_a_variant_that_fails_is_closed_and_recorded_and_the_others_go_on(
 def test_all_variants_failing_is_an_error_with_the_first_reason(tracking: str, data: pd.DataFrame, tmp_path: Path):
     with mlflow.start_run() as run:
         message = failure({"a": str(tmp_path / "x"), "b": str(tmp_path / "y")}, data, targets="answer", **PLAIN)
-    assert message == "No variant has a result; 'a', for example: No such artifact: 'x'"
+    assert message.startswith("No variant has a result; 'a', for example: ")  # then MLflow's own words
     assert "comparison.json" in files(run.info.run_id)
 
 

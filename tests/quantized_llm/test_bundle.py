@@ -103,7 +103,8 @@ def released(wheel: Wheel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_has_every_module_and_the_mark_of_a_typed_package(wheel: Wheel) -> None:
     expected = {path.relative_to(PACKAGE.parent).as_posix() for path in PACKAGE.rglob("*.py")}
     packed = {name for name in members(wheel) if not name.partition("/")[0].endswith(".dist-info")}
-    assert packed == expected | {"mlflow_llm_plugins/py.typed"}
+    data = {f"mlflow_llm_plugins/metrics/readability/data/{name}" for name in ("cmudict.xz", "LICENSE")}
+    assert packed == expected | data | {"mlflow_llm_plugins/py.typed"}
 
 
 def test_wheel_has_the_entry_points_and_the_extras(wheel: Wheel) -> None:

@@ -35,6 +35,8 @@ def verdict(result, **more):
 
 
 def asked(monkeypatch, route, *texts, kind="yes_no", options=YES_NO, rationale=False, **given):
+    if Version(mlflow.__version__) < Version("3.17"):
+        pytest.skip("older judges ask api.openai.com, whatever OPENAI_API_BASE says (seen with MLflow 3.11)")
     with remote_server(chat=route) as server:
         monkeypatch.setenv("OPENAI_API_BASE", server.url)
         judge = backend_of({"uri": "openai:/m", "num_retries": 1, **given})
