@@ -1,7 +1,7 @@
 """A metric: one score a row, or NaN with the reason, and figures over the rows that have a score.
 
 `LLMMetric` is MLflow's `EvaluationMetric`, so it goes into `extra_metrics` of any evaluator; called on lists, it works
-alone. The only file here, beside `models.py`, that knows MLflow.
+alone. Of MLflow the metrics know this file, `models.py`, and the judges that are asked by MLflow's own clients.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mlflow.models.evaluation.base import EvaluationMetric as EvaluationMetric
 from mlflow_llm_plugins.errors import InvalidInputError, MissingDependencyError
 
 Aggregates = Mapping[str, float]
+Score = tuple[float, str | None]  # of a row, and a note on it: why it has none, or what it does not count
 _NAME = re.compile(r"[\w\-.: ]+")  # of MLflow's keys, without the slash, which parts them
 
 
@@ -158,12 +159,32 @@ def scored_each(
     Returns:
         A score a row, NaN where there is none, and the reason there, else None.
     """
-    scores, reasons = [], []
-    for cells in zip(*columns, strict=True):
-        value, reason = _scored(score, cells, names)
-        scores.append(value)
-        reasons.append(reason)
-    return scores, reasons
+
+    def scored(*cells: object) -> Score:
+        return float(score(*(text_of(cell, name) for cell, name in zip(cells, names, strict=False)))), None
+
+    rows = [guarded(scored, *cells) for cells in zip(*columns, strict=True)]
+    return [value for value, _ in rows], [reason for _, reason in rows]
+
+
+def guarded(score: Callable[..., Score], *cells: object) -> Score:
+    """The score of one row; NaN and the reason where it has none, whatever went wrong.
+
+    Args:
+        score: Gets the cells, returns a score with a note or None.
+        *cells: Of the row.
+
+    Raises:
+        MissingDependencyError: Of all rows alike, and with the remedy.
+    """
+    try:
+        return score(*cells)
+    except NotScoredError as reason:
+        return math.nan, str(reason)
+    except MissingDependencyError:
+        raise
+    except Exception as error:  # of a library, on a text that it was not made for; its message may repeat the text
+        return math.nan, f"the metric failed with {type(error).__name__}"
 
 
 def text_of(cell: object, name: str) -> str:
@@ -184,18 +205,6 @@ def is_missing(cell: object) -> bool:
     if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(cell, Real) and bool(cell != cell)  # math.isnan fails on integers beyond floats
-
-
-def _scored(score: Callable[..., float], cells: Sequence[object], names: Sequence[str]) -> tuple[float, str | None]:
-    try:
-        texts = [text_of(cell, name) for cell, name in zip(cells, names, strict=False)]
-        return float(score(*texts)), None
-    except NotScoredError as reason:
-        return math.nan, str(reason)
-    except MissingDependencyError:  # of all rows alike, and with the remedy
-        raise
-    except Exception as error:  # of a library, on a text that it was not made for; its message may repeat the text
-        return math.nan, f"the metric failed with {type(error).__name__}"
 
 
 def _standard(valid: Sequence[float]) -> dict[str, float]:

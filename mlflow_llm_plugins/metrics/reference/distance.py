@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from mlflow_llm_plugins.metrics.metric import LLMMetric, RowScores, row_scores
+from mlflow_llm_plugins.metrics.metric import LLMMetric, RowScores, Score, row_scores
 from mlflow_llm_plugins.metrics.packages import require
-from mlflow_llm_plugins.metrics.reference.rows import Score, scored_texts
+from mlflow_llm_plugins.metrics.reference.rows import scored_texts
 
 
 def edit_distance(*, name: str = "edit_distance") -> LLMMetric:

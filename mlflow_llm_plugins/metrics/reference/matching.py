@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_llm_plugins.metrics.metric import LLMMetric, RowScores, is_missing, row_scores, text_of
+from mlflow_llm_plugins.metrics.metric import LLMMetric, RowScores, Score, is_missing, row_scores, text_of
 from mlflow_llm_plugins.metrics.packages import require
-from mlflow_llm_plugins.metrics.reference.rows import Score, is_list, references_of, scored_rows, scored_texts
+from mlflow_llm_plugins.metrics.reference.rows import is_list, references_of, scored_rows, scored_texts
 from mlflow_llm_plugins.metrics.reference.words import folded, pieces, without_punctuation
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

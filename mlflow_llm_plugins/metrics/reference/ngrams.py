@@ -10,9 +10,9 @@ from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError, MissingDependencyError
 from mlflow_llm_plugins.lookup import did_you_mean
-from mlflow_llm_plugins.metrics.metric import LLMMetric, RowScores, row_scores, text_of
+from mlflow_llm_plugins.metrics.metric import LLMMetric, RowScores, Score, row_scores, text_of
 from mlflow_llm_plugins.metrics.packages import require
-from mlflow_llm_plugins.metrics.reference.rows import Score, references_of, scored_texts
+from mlflow_llm_plugins.metrics.reference.rows import references_of, scored_texts
 
 # Those of sacrebleu that download nothing; the last two need its extras.
 TOKENIZERS = ("13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab")

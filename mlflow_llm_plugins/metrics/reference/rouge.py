@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from typing import Any
 
-from mlflow_llm_plugins.metrics.metric import LLMMetric, RowScores, row_scores
+from mlflow_llm_plugins.metrics.metric import LLMMetric, RowScores, Score, row_scores
 from mlflow_llm_plugins.metrics.packages import require
-from mlflow_llm_plugins.metrics.reference.rows import Score, scored_texts
+from mlflow_llm_plugins.metrics.reference.rows import scored_texts
 from mlflow_llm_plugins.metrics.reference.words import WordTokenizer, cut, folded, has_words
 
 # Of a text for rougeLsum: rouge-score's time grows with the product of both texts' words and that of their lines.

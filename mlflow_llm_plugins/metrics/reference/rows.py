@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from mlflow_llm_plugins.errors import MissingDependencyError
-from mlflow_llm_plugins.metrics.metric import NotScoredError, text_of
-
-Score = tuple[float, str | None]  # with a note on how it came about, or None
+from mlflow_llm_plugins.metrics.metric import NotScoredError, Score, guarded, text_of
 
 
 def scored_rows(
@@ -23,7 +19,7 @@ def scored_rows(
     Returns:
         A score a row, NaN where there is none, and the reason there or the score's note.
     """
-    rows = [_scored(score, prediction, target) for prediction, target in zip(predictions, targets, strict=True)]
+    rows = [guarded(score, prediction, target) for prediction, target in zip(predictions, targets, strict=True)]
     return [value for value, _ in rows], [reason for _, reason in rows]
 
 
@@ -55,14 +51,3 @@ def references_of(cell: object) -> list[str]:
 def is_list(cell: object) -> bool:
     """Whether a cell holds several values; a data frame read from Parquet has arrays there."""
     return isinstance(cell, list | tuple | np.ndarray)
-
-
-def _scored(score: Callable[[object, object], Score], prediction: object, target: object) -> Score:
-    try:
-        return score(prediction, target)
-    except NotScoredError as reason:
-        return math.nan, str(reason)
-    except MissingDependencyError:  # of all rows alike, and with the remedy
-        raise
-    except Exception as error:  # of a library, on a text that it was not made for; its message may repeat the text
-        return math.nan, f"the metric failed with {type(error).__name__}"
