@@ -20,7 +20,7 @@ from mlflow_llm_plugins.evaluation.conversations import as_texts, quotes
 from mlflow_llm_plugins.evaluation.invitation import others_take_part
 from mlflow_llm_plugins.evaluation.measured import UNLOADED, say_what_is_not_timed, unloaded_columns
 from mlflow_llm_plugins.evaluation.predictions import PeakMemory, Prediction, PredictOptions, Source, source_of
-from mlflow_llm_plugins.evaluation.predictions.features import INPUT_COLUMNS
+from mlflow_llm_plugins.evaluation.predictions.features import likely_inputs
 from mlflow_llm_plugins.evaluation.results.record import log_record
 from mlflow_llm_plugins.evaluation.results.run import Outcome, log_figures, log_outcome
 from mlflow_llm_plugins.evaluation.results.run_figures import loaded_figures
@@ -184,8 +184,7 @@ def _mapping(frame: pd.DataFrame, given: Mapping[str, Any], is_asked: bool) -> d
     if not isinstance(name, str):
         return dict(given)
     if name not in frame.columns:
-        likely = [column for column in frame.columns if column in INPUT_COLUMNS]
-        likely = list(frame.columns) if is_asked and len(frame.columns) == 1 else likely
+        likely = likely_inputs(list(frame.columns), is_asked=is_asked)
         if "inputs" in given or len(likely) != 1:
             return dict(given)
         name = likely[0]

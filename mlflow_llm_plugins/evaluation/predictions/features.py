@@ -57,6 +57,13 @@ class Features:
         return pd.DataFrame(cells, columns=None if names is None else list(names))
 
 
+def likely_inputs(columns: Sequence[Any], *, is_asked: bool = True) -> list[Any]:
+    """The columns that may be what a model is asked with; where one is asked, the only column is it."""
+    if is_asked and len(columns) == 1:
+        return list(columns)
+    return [name for name in columns if name in INPUT_COLUMNS]
+
+
 def _column(columns: Sequence[Any], wanted: str | None) -> Any:
     there = ", ".join(map(repr, columns)) or "none"
     if wanted is not None:
@@ -64,7 +71,7 @@ def _column(columns: Sequence[Any], wanted: str | None) -> Any:
             return wanted
         hint = did_you_mean(wanted, map(str, columns))
         raise InvalidInputError(f"There is no column {wanted!r} to ask the model with.{hint} There are: {there}.")
-    likely = list(columns) if len(columns) == 1 else [name for name in columns if name in INPUT_COLUMNS]
+    likely = likely_inputs(columns)
     if len(likely) != 1:
         raise InvalidInputError(
             f"Which column is the model asked with? There are: {there}. Name it by {_SETTING}, leave only one, or "
