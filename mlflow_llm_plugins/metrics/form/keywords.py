@@ -6,6 +6,7 @@ items compares each with each.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -14,18 +15,42 @@ from typing import Any
 from mlflow_llm_plugins.metrics.packages import require
 
 Keyword = Callable[[Any, Any, Any, Any], "Iterator[Any] | None"]  # validator, rule, instance, schema -> errors
+NESTED = 128  # keywords inside one another; each costs three of Python's frames, of which there are 1,000
 
 
-class Deadline(threading.local):
-    """When the check of a thread's value must have ended."""
+class NestedTooDeeplyError(Exception):
+    """More keywords stand inside one another than are followed."""
+
+
+class Limits(threading.local):
+    """When the check of a thread's value must have ended, and how deep in the schema it is."""
 
     def __init__(self) -> None:
         """No value is checked yet."""
         self._end = 0.0
+        self._depth = 0
 
     def start(self, seconds: float) -> None:
         """Give the next value so many seconds."""
         self._end = time.monotonic() + seconds
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def one_deeper(self) -> Iterator[None]:
+        """Within it, a keyword is checked.
+
+        Raises:
+            TimeoutError: No time is left.
+            NestedTooDeeplyError: It stands inside too many others.
+        """
+        self.left()
+        if self._depth >= NESTED:
+            raise NestedTooDeeplyError
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
 
     def left(self) -> float:
         """Seconds that are left, more than 0.
@@ -39,52 +64,52 @@ class Deadline(threading.local):
         return seconds
 
 
-def timed_keywords(keywords: Mapping[str, Keyword], deadline: Deadline) -> dict[str, Keyword]:
-    """All keywords of a draft, which raise `TimeoutError` after the deadline; those of `re` use `regex` instead."""
+def timed_keywords(keywords: Mapping[str, Keyword], limits: Limits) -> dict[str, Keyword]:
+    """All keywords of a draft, within the limits of `Limits.one_deeper`; those of `re` use `regex` instead."""
     own: dict[str, Keyword] = {
-        "pattern": _pattern(deadline),
-        "patternProperties": _pattern_properties(deadline),
-        "additionalProperties": _additional_properties(deadline),
+        "pattern": _pattern(limits),
+        "patternProperties": _pattern_properties(limits),
+        "additionalProperties": _additional_properties(limits),
         "uniqueItems": _unique_items,
     }
-    return {name: _timed(own.get(name, keyword), deadline) for name, keyword in keywords.items()}
+    return {name: _timed(own.get(name, keyword), limits) for name, keyword in keywords.items()}
 
 
-def _timed(keyword: Keyword, deadline: Deadline) -> Keyword:
+def _timed(keyword: Keyword, limits: Limits) -> Keyword:
     def check(validator: Any, rule: Any, instance: Any, schema: Any) -> Iterator[Any]:
-        deadline.left()
-        yield from keyword(validator, rule, instance, schema) or ()
+        with limits.one_deeper():
+            yield from keyword(validator, rule, instance, schema) or ()
 
     return check
 
 
-def _pattern(deadline: Deadline) -> Keyword:
+def _pattern(limits: Limits) -> Keyword:
     def check(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
-        if validator.is_type(instance, "string") and not _found(pattern, instance, deadline):
+        if validator.is_type(instance, "string") and not _found(pattern, instance, limits):
             yield _error("no match")
 
     return check
 
 
-def _pattern_properties(deadline: Deadline) -> Keyword:
+def _pattern_properties(limits: Limits) -> Keyword:
     def check(validator: Any, rules: Mapping[str, Any], instance: Any, schema: Any) -> Iterator[Any]:
         if not validator.is_type(instance, "object"):
             return
         for pattern, rule in rules.items():
             for name, value in instance.items():
-                if _found(pattern, name, deadline):
+                if _found(pattern, name, limits):
                     yield from validator.descend(value, rule, path=name, schema_path=pattern)
 
     return check
 
 
-def _additional_properties(deadline: Deadline) -> Keyword:
+def _additional_properties(limits: Limits) -> Keyword:
     def check(validator: Any, rule: Any, instance: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
         if rule is True or not validator.is_type(instance, "object"):
             return
         known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
         for name, value in instance.items():
-            if name in known or any(_found(pattern, name, deadline) for pattern in patterns):
+            if name in known or any(_found(pattern, name, limits) for pattern in patterns):
                 continue
             if rule is False:  # the library finds this fault in the whole object, not in what it holds
                 yield _error("additional properties")
@@ -108,8 +133,8 @@ def _identity(value: Any) -> Hashable:
     return isinstance(value, bool), value
 
 
-def _found(pattern: str, text: str, deadline: Deadline) -> bool:
-    return require("regex").search(pattern, text, timeout=deadline.left()) is not None
+def _found(pattern: str, text: str, limits: Limits) -> bool:
+    return require("regex").search(pattern, text, timeout=limits.left()) is not None
 
 
 def _error(message: str) -> Any:

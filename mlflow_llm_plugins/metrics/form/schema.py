@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError
-from mlflow_llm_plugins.metrics.form.keywords import Deadline, timed_keywords
+from mlflow_llm_plugins.metrics.form.keywords import Limits, NestedTooDeeplyError, timed_keywords
 from mlflow_llm_plugins.metrics.metric import NotScoredError
 from mlflow_llm_plugins.metrics.packages import require
 
@@ -32,8 +32,8 @@ class SchemaCheck:
         """
         self.schema = _as_json(schema)
         self._seconds = seconds
-        self._deadline = Deadline()
-        self._validator = _validator(self.schema, self._deadline)
+        self._limits = Limits()
+        self._validator = _validator(self.schema, self._limits)
         self._best_match = require("jsonschema.exceptions", "jsonschema").best_match
 
     def __call__(self, value: Any) -> str | None:
@@ -42,13 +42,13 @@ class SchemaCheck:
         Raises:
             NotScoredError: The check takes too long, or value and schema are nested too deeply for it.
         """
-        self._deadline.start(self._seconds)
+        self._limits.start(self._seconds)
         try:
             error = self._best_match(self._validator.iter_errors(value))
             return None if error is None else _described(error)
         except TimeoutError:
             raise NotScoredError(f"to check it against the schema takes longer than {self._seconds:g} s") from None
-        except RecursionError:
+        except (NestedTooDeeplyError, RecursionError):
             raise NotScoredError("the prediction or the schema is nested too deeply to be checked") from None
 
 
@@ -61,7 +61,7 @@ def _as_json(schema: Any) -> Any:
         raise InvalidInputError(f"schema cannot be written as JSON: {error}.") from error
 
 
-def _validator(schema: Any, deadline: Deadline) -> Any:
+def _validator(schema: Any, limits: Limits) -> Any:
     jsonschema = require("jsonschema")
     draft = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
@@ -73,7 +73,7 @@ def _validator(schema: Any, deadline: Deadline) -> Any:
     _refuse_what_has_no_limit(rules)
     if dangling := sorted(set(_dangling_references(schema, draft))):
         raise InvalidInputError(f"schema refers to what it does not hold: {', '.join(dangling)}. Put it under $defs.")
-    timed = jsonschema.validators.extend(draft, timed_keywords(draft.VALIDATORS, deadline))
+    timed = jsonschema.validators.extend(draft, timed_keywords(draft.VALIDATORS, limits))
     return timed(rules, registry=require("referencing", "jsonschema").Registry())  # empty: nothing is downloaded
 
 
