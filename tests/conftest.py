@@ -43,6 +43,15 @@ def no_process_left_behind() -> Iterator[None]:
         pytest.fail("tests left processes running: " + "; ".join(_describe(process) for process in running))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_store_of_the_working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what a test logs without `tracking` out of ./mlflow.db, which another version of MLflow may have made."""
+    store = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", store)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint directory of a Llama trained for seconds: weak, but far from random. Read only."""
