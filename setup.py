@@ -23,7 +23,7 @@ EVALUATION = [
     *["rapidfuzz>=3.9", "regex>=2025.10.22", "jsonschema>=4.18", "scipy>=1.11", "matplotlib>=3.8"],
 ]
 TEST = [
-    *["pytest>=8", "pytest-timeout", "hypothesis", "httpx", "jsonschema", "openai", "rich"],
+    *["pytest>=8", "pytest-timeout", "pytest-xdist", "hypothesis", "httpx", "jsonschema", "openai", "rich"],
     "schemathesis>=4.32; python_version >= '3.11'",
 ]
 

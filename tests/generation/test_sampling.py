@@ -255,7 +255,7 @@ HISTORY = (5, 6, 7, 5, 6, 8)
         ({"no_repeat_ngram_size": 2}, NoRepeatNGramLogitsProcessor(2)),
         ({"no_repeat_ngram_size": 3}, NoRepeatNGramLogitsProcessor(3)),
     ],
-    ids=str,
+    ids=["repetition", "bigram", "trigram"],
 )
 def test_penalties_are_transformers_own_over_prompt_and_answer(options, expected):
     logits = random_logits(1, 40, 4, 3)

@@ -69,8 +69,14 @@ KINDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def others():
+    """The threads of this process that are none of the engine's: other tests' engines may be open."""
+    return set(threading.enumerate())
+
+
 @pytest.fixture(scope="module", params=["transformers", "generate"])
-def engine(request):
+def engine(request, others):
     opened = open_engine(random_model("llama"), byte_tokenizer(), SETTINGS, request.param)
     yield opened
     opened.close()
@@ -85,19 +91,19 @@ def without_logs():
 
 
 @pytest.mark.usefixtures("without_logs")
-def test_of_thousands_of_mixed_requests_each_gets_its_own_end_and_nothing_is_left(engine):
+def test_of_thousands_of_mixed_requests_each_gets_its_own_end_and_nothing_is_left(engine, others):
     process = psutil.Process()
     expected = engine.submit(WATCHED).result()
     run(engine, REQUESTS // 5, seed=1)  # warm-up
-    memory, threads = process.memory_info().rss, len(lasting_threads())
+    memory, threads = process.memory_info().rss, len(lasting_threads(others))
     ends = run(engine, REQUESTS, seed=2)
     assert sum(ends.values()) == REQUESTS
     wrong = {end: count for end, count in ends.items() if not end[1]}
     assert wrong == {}
     assert engine.stats().open_requests == 0
     assert engine.stats().restarts == 0
-    assert len(lasting_threads()) == threads
-    wait_for(lambda: len(threading.enumerate()) - len(lasting_threads()) <= 1)
+    assert len(lasting_threads(others)) == threads
+    wait_for(lambda: len(idle_workers(others)) <= 1)
     assert process.memory_info().rss <= memory * 1.05
     assert engine.submit(WATCHED).result().token_ids == expected.token_ids
     longest = GenerationRequest([9] * 100, max_new_tokens=MAX_LENGTH - 100, eos_token_ids=())
@@ -105,9 +111,14 @@ def test_of_thousands_of_mixed_requests_each_gets_its_own_end_and_nothing_is_lef
     assert {len(stream.result().token_ids) for stream in rows} == {MAX_LENGTH - 100}
 
 
-def lasting_threads():
-    """All but the idle workers: one thread has them while another process wants the CPUs, see `spin_threads`."""
-    return [thread for thread in threading.enumerate() if thread.name != "llm-engine-idle-workers"]
+def idle_workers(others):
+    """One thread has them while another process wants the CPUs, see `spin_threads`."""
+    return {each for each in threading.enumerate() if each.name == "llm-engine-idle-workers"} - others
+
+
+def lasting_threads(others):
+    """All the others of the engine."""
+    return set(threading.enumerate()) - idle_workers(others) - others
 
 
 def run(engine, count, seed):
