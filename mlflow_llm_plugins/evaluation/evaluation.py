@@ -25,7 +25,7 @@ from mlflow_llm_plugins.evaluation.results.record import log_record
 from mlflow_llm_plugins.evaluation.results.run import Outcome, log_figures, log_outcome
 from mlflow_llm_plugins.evaluation.results.run_figures import loaded_figures
 from mlflow_llm_plugins.evaluation.settings import EvaluatorSettings, parse_settings
-from mlflow_llm_plugins.metrics.models import find_engine
+from mlflow_llm_plugins.metrics.engines import find_engine
 
 _logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Models that metrics ask: engines, seen as a Protocol, and how a URI becomes one."""
+"""Models that metrics ask, by their URI: loaded when they are first asked, shared, and closed after the last use."""
 
 from __future__ import annotations
 
@@ -6,44 +6,16 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError, LLMError
+from mlflow_llm_plugins.metrics.engines import ScoringEngine, engine_of
 
 _LOGGED = re.compile(r"models:/(m-[0-9a-f]{32})/?")  # as the source of a registered version (MLflow 3)
-
-Text = str | Sequence[int]  # a string, tokenised by the engine, or token ids as they are
-
-
-@runtime_checkable
-class ScoringEngine(Protocol):
-    """What metrics ask of a model; all methods may be called from any thread."""
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer, with its chat template; read only."""
-
-    def score(self, texts: Sequence[Text], top_logprobs: int = 0) -> Sequence[Sequence[float]]:
-        """For a text of n tokens n - 1 natural logarithms: entry i belongs to token i + 1."""
-
-    def choose(self, prompts: Sequence[Text], choices: Sequence[Any]) -> Sequence[Sequence[float]]:
-        """A row for each prompt: the log-probability of each choice as its continuation, unnormalised."""
-
-    def logits(self, token_ids: Sequence[int], first: int = 1) -> Iterator[Any]:
-        """Raw logits behind the tokens `first - 1` to n - 2, so those that predict the tokens `first` to n - 1.
-
-        A text that is refused raises `InvalidInputError`, at once or when the first slice is asked for.
-
-        Yields:
-            Slices in order, float32 numpy arrays of [some positions, vocabulary]; each is only valid until the next.
-        """
-
-    def stats(self) -> Any:
-        """With `max_context_length`, in tokens."""
 
 
 class ModelHandle:
@@ -172,6 +144,11 @@ def _open(uri: str, what: str, origin: Mapping[str, str] = MappingProxyType({}))
         raise
     except Exception as error:
         raise InvalidInputError(f"{what}: {uri!r} cannot be loaded: {error}") from error
+    if model is None:  # MLflow loses the error where it cannot turn tracing on again (seen with 3.11)
+        raise InvalidInputError(
+            f"{what}: {uri!r} cannot be loaded, and MLflow does not tell why because its tracking store cannot be "
+            "read, see its warning. Set MLFLOW_TRACKING_URI to one that can, then load it again."
+        )
     return _Loaded(model, engine_of(model, what), origin)
 
 
@@ -203,27 +180,3 @@ def _registered(version: Any) -> _Version:
         return _Version((mlflow.get_tracking_uri(), logged[1]), uri, {"version": uri, "model_id": logged[1]})
     created = f"{uri} {version.creation_timestamp} {version.source}"
     return _Version((mlflow.get_registry_uri(), created), uri, {"version": uri})
-
-
-def engine_of(model: Any, what: str) -> ScoringEngine:
-    """The engine of a loaded model, or the model itself if it is one.
-
-    Raises:
-        InvalidInputError: It has none.
-    """
-    engine = find_engine(model)
-    if engine is None:
-        raise InvalidInputError(
-            f"{what} needs a model whose probabilities can be read: one of the flavor quantized_llm, by its URI or "
-            f"loaded in this process, got {type(model).__name__}."
-        )
-    return engine
-
-
-def find_engine(model: Any) -> ScoringEngine | None:
-    """The engine of a loaded model, or the model itself if it is one; None where it has none."""
-    if isinstance(model, ScoringEngine):
-        return model
-    implementation: Any = getattr(model, "_model_impl", None)
-    raw = implementation.get_raw_model() if hasattr(implementation, "get_raw_model") else None
-    return raw if isinstance(raw, ScoringEngine) else None

@@ -9,8 +9,9 @@ import pytest
 
 from mlflow_llm_plugins import quantized_llm
 from mlflow_llm_plugins.errors import EngineUnavailableError, InvalidInputError
+from mlflow_llm_plugins.metrics.engines import find_engine
 from mlflow_llm_plugins.metrics.judge.backends.local import LocalJudge
-from mlflow_llm_plugins.metrics.models import ModelHandle, find_engine
+from mlflow_llm_plugins.metrics.models import ModelHandle
 from tests.models import byte_tokenizer, random_model
 
 pytestmark = pytest.mark.slow

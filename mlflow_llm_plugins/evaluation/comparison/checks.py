@@ -19,7 +19,7 @@ from mlflow_llm_plugins.evaluation.comparison.variant import Variant
 from mlflow_llm_plugins.evaluation.computing import RESERVED
 from mlflow_llm_plugins.evaluation.predictions.features import INPUT_COLUMNS, Features
 from mlflow_llm_plugins.lookup import did_you_mean
-from mlflow_llm_plugins.metrics.models import find_engine
+from mlflow_llm_plugins.metrics.engines import find_engine
 
 _logger = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_llm_plugins.evaluation.comparison.variant import Variant
-from mlflow_llm_plugins.metrics.models import find_engine, load_quietly
+from mlflow_llm_plugins.metrics.engines import find_engine
+from mlflow_llm_plugins.metrics.models import load_quietly
 
 _logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.metrics.engines import ScoringEngine
 from mlflow_llm_plugins.metrics.likelihood.distributions import TokenComparison, compare, join
 from mlflow_llm_plugins.metrics.likelihood.figures import (
     NO_MEANS,
@@ -26,7 +27,7 @@ from mlflow_llm_plugins.metrics.likelihood.subject import Subject, TextColumn, c
 from mlflow_llm_plugins.metrics.likelihood.tokens import START_TOKEN, TokenText
 from mlflow_llm_plugins.metrics.likelihood.windows import Windows, WindowSettings
 from mlflow_llm_plugins.metrics.metric import LLMMetric, NotScoredError, RowScores, row_scores
-from mlflow_llm_plugins.metrics.models import ModelHandle, ScoringEngine
+from mlflow_llm_plugins.metrics.models import ModelHandle
 
 _CONTEXT_LENGTH = 512  # of a window, as llama.cpp's
 _DETAILS = (

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.metrics.engines import ScoringEngine
 from mlflow_llm_plugins.metrics.likelihood.figures import NO_MEANS, Numbers, exponential, perplexity_with_error
 from mlflow_llm_plugins.metrics.likelihood.scoring import token_logprobs
 from mlflow_llm_plugins.metrics.likelihood.subject import Subject, TextColumn, check_column, choose_column
 from mlflow_llm_plugins.metrics.likelihood.tokens import START_TOKEN, TokenText, drop_short, encode_cells
 from mlflow_llm_plugins.metrics.likelihood.windows import Windows, WindowSettings
 from mlflow_llm_plugins.metrics.metric import LLMMetric, NotScoredError, RowScores, row_scores
-from mlflow_llm_plugins.metrics.models import ScoringEngine
 
 _CONTEXT_LENGTH = 2048  # of a window: more context costs much time and changes little
 _FIGURES = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlflow_llm_plugins.errors import GenerationError, InvalidInputError
+from mlflow_llm_plugins.metrics.engines import ScoringEngine
 from mlflow_llm_plugins.metrics.likelihood.tokens import TokenText, drop_short, encode_cells
-from mlflow_llm_plugins.metrics.models import ScoringEngine
 
 _SAMPLES = (  # scripts, numbers, blanks and symbols: where tokenizers differ
     "Is 22/7 > 3.14159? Yes, by 0.0013; it's 100% so.",

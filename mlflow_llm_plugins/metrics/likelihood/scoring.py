@@ -10,10 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.metrics.engines import ScoringEngine
 from mlflow_llm_plugins.metrics.likelihood.figures import Numbers
 from mlflow_llm_plugins.metrics.likelihood.tokens import TokenText
 from mlflow_llm_plugins.metrics.likelihood.windows import Window, Windows
-from mlflow_llm_plugins.metrics.models import ScoringEngine
 
 _CALL_TOKENS = 16_384  # of one call of `score`: enough for full batches, little enough for its lists of numbers
 _FEW_TOKENS = 20_000  # no progress bar for so few

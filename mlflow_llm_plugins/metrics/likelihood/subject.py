@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.lookup import did_you_mean
-from mlflow_llm_plugins.metrics.models import ModelHandle, ScoringEngine, engine_of
+from mlflow_llm_plugins.metrics.engines import ScoringEngine, engine_of
+from mlflow_llm_plugins.metrics.models import ModelHandle
 
 TextColumn = Literal["predictions", "targets", "inputs"]
 _COLUMNS = get_args(TextColumn)

@@ -4,7 +4,9 @@ import json
 import logging
 import math
 import random
+import sqlite3
 import string
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pydoc_data.topics import topics
 from types import SimpleNamespace
@@ -429,6 +431,14 @@ def test_a_model_that_is_not_there_is_refused_by_name(tmp_path):
     assert judge.describe() == {"backend": "local", "model": str(tmp_path / "none")}
     with pytest.raises(InvalidInputError, match=r"judge=\.\.\.: '.*none' cannot be loaded"):
         judge.ask(questions(["x"]))
+
+
+def test_a_model_is_refused_also_where_mlflow_loses_the_reason_with_an_outdated_store(tracking, tmp_path):
+    with closing(sqlite3.connect(tracking.removeprefix("sqlite:///"))) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'outdated'")
+    mlflow.set_tracking_uri(f"{tracking}?again")  # MLflow keeps a store that it has checked
+    with pytest.raises(InvalidInputError, match=r"judge=\.\.\.: '.*none' cannot be loaded"):
+        LocalJudge(str(tmp_path / "none")).ask(questions(["x"]))
 
 
 def test_the_model_under_evaluation_judges_itself_with_a_warning(llama, monkeypatch, caplog):

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.lookup import did_you_mean, resolve
+from mlflow_llm_plugins.metrics.engines import find_engine
 from mlflow_llm_plugins.metrics.judge.backends.server_url import without_key
 from mlflow_llm_plugins.metrics.judge.question import JudgeBackend
-from mlflow_llm_plugins.metrics.models import find_engine
 
 SCHEMES = {  # what stands before ":/" -> kind
     **dict.fromkeys(("models", "runs", "file", "mlflow-artifacts", "dbfs", "s3", "gs", "wasbs", "abfss"), "local"),

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from mlflow_llm_plugins.metrics.engines import ScoringEngine
 from mlflow_llm_plugins.metrics.judge.backends.local.judge_model import JudgeModel
 from mlflow_llm_plugins.metrics.judge.backends.local.reader import Prepared, Reader, control_strings
 from mlflow_llm_plugins.metrics.judge.question import Opinion, Question
-from mlflow_llm_plugins.metrics.models import ScoringEngine
 
 _ROWS_A_CALL = 64  # the engine keeps what they have in common for the next call
 _FEW = 16  # up to so many questions nobody wants a progress bar
