@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.metrics.engines import find_engine
 from mlflow_llm_plugins.metrics.judge.question import JudgeBackend
 
 _logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class ChosenJudge:
         return backend
 
     def _require(self, engine: Any) -> None:
-        if engine is None:
+        if find_engine(engine) is None:  # also where a column of the data has that name
             raise InvalidInputError(
                 f"{self._name} needs a judge: give judge=..., for example 'models:/judge/1' or "
                 f"'http://localhost:8000/v1', or set the environment variable {JUDGE_VARIABLE}. Only in the evaluator "

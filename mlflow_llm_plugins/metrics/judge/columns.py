@@ -21,7 +21,8 @@ def check_columns(columns: object) -> tuple[str, ...]:
     """Refuse what cannot be the names of columns.
 
     Raises:
-        InvalidInputError: No names, a name twice, or one that MLflow could not pass to a metric.
+        InvalidInputError: No names, a name twice, one that MLflow could not pass to a metric, or two that the prompt
+            would call the same.
     """
     names = (columns,) if isinstance(columns, str) else tuple(columns) if isinstance(columns, list | tuple) else ()
     if not names or not all(isinstance(name, str) for name in names):
@@ -31,15 +32,34 @@ def check_columns(columns: object) -> tuple[str, ...]:
     for name in names:
         if not name.isidentifier() or keyword.iskeyword(name) or name in _TAKEN:
             raise InvalidInputError(
-                f"columns: {name!r} cannot be passed to a metric. Call it otherwise here, for example 'context', and "
-                f"map that to your column: evaluator_config={{'col_mapping': {{'context': {name!r}}}}}."
+                f"columns: {name!r} cannot be passed to a metric. {renaming('it', name, 'context')}"
             )
+    _check_sections(names)
     return names
+
+
+def renaming(which: str, column: str, otherwise: str) -> str:
+    """What to do about a name of a column that cannot be had."""
+    return (
+        f"Call {which} otherwise in columns, for example {otherwise!r}, and map that to your column: "
+        f"evaluator_config={{'col_mapping': {{{otherwise!r}: {column!r}}}}}."
+    )
 
 
 def section_name(column: str) -> str:
     """What the prompt calls a column."""
     return _SECTIONS.get(column, column.replace("_", " ").strip() or column)
+
+
+def _check_sections(columns: Sequence[str]) -> None:
+    sections = [section_name(column) for column in columns]
+    for section in sections:
+        if sections.count(section) > 1:
+            column = [name for name in columns if section_name(name) == section and name not in _SECTIONS][-1]
+            raise InvalidInputError(
+                f"columns: the prompt would call two of them {section!r}, got {columns!r}. "
+                f"{renaming('one', column, 'other')}"
+            )
 
 
 def signature(columns: Sequence[str]) -> inspect.Signature:
@@ -58,12 +78,14 @@ def signature(columns: Sequence[str]) -> inspect.Signature:
 def cell_text(cell: object, name: str) -> str:
     """A cell as the judge reads it: messages with their roles, several texts one after the other, other data as JSON.
 
+    Of messages the content is shown, and the calls of tools with their arguments.
+
     Raises:
         NotScoredError: It is missing, or nothing that could be shown.
     """
     if is_missing(cell):
         raise NotScoredError(f"the {name} is missing")
-    value = cell.tolist() if hasattr(cell, "tolist") else cell  # numpy
+    value = _without_numpy(cell)
     if isinstance(value, Mapping) and isinstance(value.get("messages"), list):
         value = value["messages"]
     return _utf8(_shown(value, name))
@@ -83,8 +105,33 @@ def _shown(value: Any, name: str) -> str:
 
 
 def _message(message: Mapping[str, Any], name: str) -> str:
-    content = message.get("content")
-    return f"{message['role']}: {content if isinstance(content, str) else _json(content, name)}"
+    content = _without_numpy(message.get("content"))
+    calls = [f"calls {_call(call, name)}" for call in _calls(message)]
+    is_silent = content == "" if isinstance(content, str) else is_missing(content)
+    said = [] if calls and is_silent else [content if isinstance(content, str) else _json(content, name)]
+    return f"{message['role']}: " + "\n".join([*said, *calls])
+
+
+def _calls(message: Mapping[str, Any]) -> list[Any]:
+    """Of tools, in the form of OpenAI's chats, or in their older one; there may be None under these keys."""
+    found: list[Any] = []
+    for key in ("tool_calls", "function_call"):
+        calls = _without_numpy(message.get(key))
+        if not is_missing(calls):
+            found += calls if isinstance(calls, list | tuple) else [calls]
+    return found
+
+
+def _call(call: Any, name: str) -> str:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not {"name", "arguments"} <= set(function):
+        return _json(call, name)
+    arguments = function["arguments"]
+    return f"{function['name']}({arguments if isinstance(arguments, str) else _json(arguments, name)})"
+
+
+def _without_numpy(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _json(value: Any, name: str) -> str:

@@ -10,13 +10,22 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-# What many chat formats write; a remote judge does not tell which of them its tokenizer knows.
+# What many chat formats write; a remote judge does not tell which of them its tokenizer knows. Shapes where ordinary
+# text has none of them, and words where code or markup have the same shape: <xs:element>, [|x|], <T>.
+_NAME = r"/?[A-Za-z][\w▁.:-]{1,58}"
 _GENERIC = re.compile(
-    r"<[|｜][^<>\n]{1,60}?[|｜]>"  # <|im_end|>, <|eot_id|>, <｜User｜>
-    r"|</?s>|<(?:bos|eos|pad|unk|mask)>"
-    r"|<(?:start|end)_of_(?:turn|text|image)>|<end_of_utterance>"
-    r"|</?(?:think|tool_call|tool_response|tools)>"
-    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK|MASK|CLS|SEP|PAD|UNK)\]"
+    r"<[|｜][^\s<>]{1,60}?[|｜]>"  # <|im_end|>, <|eot_id|>, <｜User｜>
+    rf"|<[|｜]{_NAME}>|<{_NAME}[|｜]>|｜DSML｜"  # <|turn>, <turn|>
+    r"|<\[?\w{1,30}(?:▁\w{1,30})+\]?>"  # <[end▁of▁sentence]>
+    r"|◁/?\w{2,40}▷"  # ◁think▷
+    r"|</?s>|<(?:bos|eos|pad|unk|mask|sop|eop|eod|eot|eoh|eoa)>"
+    r"|<(?:start|end|begin|beginning)_of_(?:turn|text|image|audio|video|utterance|sentence)>"
+    r"|<(?:start|end)_function_(?:declaration|call|response)>|<im_(?:start|end)>"
+    r"|<(?:SPECIAL|TOKENS_UNUSED|reserved|unused|extra_id)_?\d{1,5}>"
+    r"|</?(?:think|tool_call|tool_response|tools)>|</?(?:seed|minimax):\w{1,40}>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK)\]"
+    r"|\[(?:[gs]?MASK|CLS|SEP|PAD|UNK|BOS|EOS)\]"
+    r"|\[\|(?:system|user|assistant|tool|endofturn)\|\]|\]~!?b[\[\]]|\[e~\["  # of EXAONE and MiniMax
     r"|<</?SYS>>"
 )
 _SHARED = 12  # characters at the beginning of tokens that a pattern shares

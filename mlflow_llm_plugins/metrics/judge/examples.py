@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.lookup import did_you_mean
-from mlflow_llm_plugins.metrics.judge.columns import cell_text
+from mlflow_llm_plugins.metrics.judge.columns import cell_text, renaming
 from mlflow_llm_plugins.metrics.judge.disarming import Disarmer
 from mlflow_llm_plugins.metrics.metric import NotScoredError
 
@@ -29,7 +29,7 @@ def parse_examples(examples: object, columns: Sequence[str], labels: Sequence[st
 
     Args:
         examples: Dictionaries with a text for each column, the `verdict` and perhaps an `explanation`.
-        columns: What the judge sees.
+        columns: What the judge sees; none may have the name of an example's own key.
         labels: The verdicts that it may give.
 
     Raises:
@@ -37,6 +37,8 @@ def parse_examples(examples: object, columns: Sequence[str], labels: Sequence[st
     """
     if not isinstance(examples, list | tuple):
         raise InvalidInputError(f"examples must be a list of dictionaries, got {type(examples).__name__}.")
+    if examples:
+        _check_columns(columns)
     return tuple(_example(f"examples[{i}]", example, columns, labels) for i, example in enumerate(examples))
 
 
@@ -55,6 +57,15 @@ def _example(where: str, example: Any, columns: Sequence[str], labels: Sequence[
     except NotScoredError as reason:
         raise InvalidInputError(f"{where}: {reason}.") from reason
     return Example(texts, verdict, disarm(str(example.get(EXPLANATION) or "")))
+
+
+def _check_columns(columns: Sequence[str]) -> None:
+    for key in (VERDICT, EXPLANATION):
+        if key in columns:
+            raise InvalidInputError(
+                f"examples: the column {key!r} has the name of a key that examples have themselves. "
+                f"{renaming('it', key, f'other_{key}')}"
+            )
 
 
 def _check_keys(where: str, example: Mapping[Any, Any], columns: Sequence[str]) -> None:

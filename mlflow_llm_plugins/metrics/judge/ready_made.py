@@ -1,13 +1,18 @@
-"""Judges for common questions: criteria, a described level for each score, and the columns that they need."""
+"""Judges for common questions: criteria, a described level for each score, and the columns that they need.
+
+With a `scale` of other levels the descriptions do not apply; give a `rubric` of your own, or none.
+"""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.lookup import did_you_mean
 from mlflow_llm_plugins.metrics.judge.llm_judge import llm_judge
+from mlflow_llm_plugins.metrics.judge.scale import parse_scale
 from mlflow_llm_plugins.metrics.metric import LLMMetric
 
 
@@ -128,4 +133,10 @@ def _ready_made(name: str, own: dict[str, Any], judge: Any, options: dict[str, A
             raise InvalidInputError(
                 f"{name}: unknown option {option!r}.{did_you_mean(option, known)} Known: {', '.join(known)}."
             )
+    if "scale" in options and not _describes(own["rubric"], options["scale"]):
+        own = {**own, "rubric": None}
     return llm_judge(**{"name": name, **own, "judge": judge, **options})
+
+
+def _describes(rubric: Mapping[int, str], scale: Any) -> bool:
+    return {str(level) for level in rubric} == set(parse_scale(scale).labels)

@@ -24,6 +24,47 @@ MARKS = [
     "<start_of_turn>",
     "<｜User｜>",
     "<think>",
+    "<|turn>",  # Gemma 4
+    "<turn|>",
+    "<|channel>",
+    "<channel|>",
+    "<|tool_response>",
+    "<|/tool>",
+    "[|endofturn|]",  # EXAONE
+    "[|assistant|]",
+    "<seed:bos>",  # Seed
+    "</seed:think>",
+    "<[end▁of▁sentence]>",
+    "◁think▷",  # Kimi
+    "◁/think▷",
+    "[gMASK]",  # GLM
+    "<sop>",
+    "<SPECIAL_12>",  # Nemotron
+    "<reserved_106>",  # Baichuan
+    "<unused0>",
+    "<eoh>",  # InternLM
+    "]~b]",  # MiniMax
+    "]~!b[",
+    "[e~[",
+    "</minimax:tool_call>",
+    "｜DSML｜",  # DeepSeek
+    "<begin▁of▁sentence>",
+    "<im_start>",
+    "[BOS]",
+]
+# What looks like such marks and is none.
+ORDINARY = [
+    "if a < b and c[INDEX] > d: <b>x</b> <- [1] |> f",
+    "List<T> xs = new ArrayList<Map<String, List<Integer>>>(); Promise<A|B> p; Vec<[u8]> v; Box<[T]> b;",
+    "f <| x |> g; (<|>) = alt; a <|> b; xs |> map f; x<-y|>f(); a<b|>c",
+    "let xs = [|1; 2|] and ys = [|1;2|] and zs = [|x|] and none = [||]",
+    "<xs:element><w:p>text</w:p></xs:element><br/><svg:mask id='m'/><!-- note -->",
+    "[text](url) [x] done, see [1], [^note], [API], [ARGS] and [[File:a.png|thumb|b]]",
+    "<https://example.com|> <https://example.com|here> <@U123|name>",
+    "|psi><psi| and <psi|phi>, <expr> ::= <term>|<expr>+<term>, (?<name>a|b)",
+    "set <your_token> and <api_key> from <start_of_month> to <end_of_month>",
+    "$x = <STDIN>; <%= a|b %> {{ a|upper }} <:: ::> std::vector<int>(n)",
+    "◁ ▷ ▁▂▃ ｜A｜B｜ ｜USA｜ <▁>",
 ]
 
 
@@ -45,7 +86,7 @@ def test_no_text_made_of_marks_and_their_parts_becomes_a_control_token(parts):
 
 @given(st.text())
 def test_text_without_marks_stays_as_it_is(text):
-    if not any(sign in text for sign in "<["):
+    if not any(sign in text for sign in "<[]◁｜"):
         assert Disarmer(TOKENS).disarm(text) == text
 
 
@@ -72,8 +113,14 @@ def test_tokens_of_one_character_and_none_leave_the_text_alone():
     assert Disarmer(["~", ""]).disarm("a ~ b") == "a ~ b"
 
 
-def test_ordinary_brackets_and_markup_stay():
-    text = "if a < b and c[INDEX] > d: <b>x</b> <- [1] |> f"
+@pytest.mark.parametrize("text", ORDINARY)
+def test_ordinary_brackets_and_markup_stay(text):
+    assert Disarmer().disarm(text) == text
+
+
+@pytest.mark.parametrize("part", ["<", "<|", "<a▁", "<a", "[|", "◁a", "]~", "<|a.", "<SPECIAL_1"])
+def test_beginnings_of_marks_alone_stay(part):
+    text = part * 50_000
     assert Disarmer().disarm(text) == text
 
 

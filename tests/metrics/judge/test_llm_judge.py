@@ -417,7 +417,11 @@ def test_without_a_judge_the_message_says_what_to_give(monkeypatch):
     monkeypatch.delenv("MLFLOW_LLM_JUDGE", raising=False)
     metric = llm_judge("fit", "It fits.")
     assert metric.metric_metadata["judge"] == {}  # nobody knows yet
-    for refused in (lambda: metric(["a"], inputs=["b"]), lambda: metric.prepare(None)):
+    for refused in (
+        lambda: metric(["a"], inputs=["b"]),
+        lambda: metric(["a"], inputs=["b"], engine=["a column called so"]),
+        lambda: metric.prepare(None),
+    ):
         with pytest.raises(InvalidInputError) as error:
             refused()
         assert "fit needs a judge: give judge=..., for example 'models:/judge/1'" in str(error.value)

@@ -46,6 +46,28 @@ def test_each_scores_a_row_and_takes_the_options_of_any_judge(name):
     assert (metric.name, metric.version) == (f"my_{name}", "v2")
 
 
+def levels(metric):
+    return [(option["label"], option["description"] != "") for option in metric.metric_metadata["options"]]
+
+
+@pytest.mark.parametrize(
+    "scale", ["yes/no", "1-10", (1, 3), ["good", "bad"], {"1": 0, "2": 1, "3": 2, "4": 3, "five": 4}]
+)
+def test_the_described_levels_are_left_out_of_another_scale(scale):
+    assert not any(is_described for _, is_described in levels(made("relevance", scale=scale)))
+
+
+@pytest.mark.parametrize("scale", [(1, 5), "1-5", [1, 2, 3, 4, 5], {"1": 0, "2": 1, "3": 2, "4": 3, "5": 4}])
+def test_the_described_levels_belong_to_the_same_scale_however_it_is_written(scale):
+    assert levels(made("relevance", scale=scale)) == [(label, True) for label in "12345"]
+
+
+def test_a_rubric_that_is_given_is_used_with_any_scale():
+    assert levels(made("relevance", scale="yes/no", rubric={"Yes": "on it"})) == [("Yes", True), ("No", False)]
+    with pytest.raises(InvalidInputError, match=r"rubric: '5' is no option of the scale\."):
+        made("relevance", scale="yes/no", rubric={5: "on it"})
+
+
 def test_an_unknown_option_is_refused_with_what_was_meant():
     with pytest.raises(InvalidInputError) as error:
         ready_made.relevance(None, rational=True)

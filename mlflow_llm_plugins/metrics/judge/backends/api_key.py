@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from mlflow_llm_plugins.errors import AccessDeniedError
@@ -10,6 +11,7 @@ from mlflow_llm_plugins.metrics.judge.backends.http_calls import is_loopback
 from mlflow_llm_plugins.metrics.judge.backends.settings import ServerSettings
 
 _USUAL = "OPENAI_API_KEY"
+_LIKE_A_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
 
 def api_key(url: str, settings: ServerSettings) -> str | None:
@@ -28,7 +30,7 @@ def api_key(url: str, settings: ServerSettings) -> str | None:
         return (os.environ.get(_USUAL, "").strip() or None) if is_private else None
     key = os.environ.get(settings.api_key_env, "").strip()
     if not key:
-        raise AccessDeniedError(f"judge: api_key_env={settings.api_key_env!r} is not set; set it to the server's key.")
+        raise AccessDeniedError(f"judge: {_variable(settings.api_key_env)} is not set; set it to the server's key.")
     return key
 
 
@@ -37,8 +39,19 @@ def _of_file(path: str) -> str:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise AccessDeniedError(f"judge: api_key_file={path!r} cannot be read: {reason}.") from None
+        raise AccessDeniedError(f"judge: {_file(path)} cannot be read: {reason}.") from None
     key = next((line.strip() for line in lines if line.strip() and not line.strip().startswith("#")), None)
     if key is None:
-        raise AccessDeniedError(f"judge: api_key_file={path!r} holds no key; write one into it.")
+        raise AccessDeniedError(f"judge: {_file(path)} holds no key; write one into it.")
     return key
+
+
+def _variable(name: str) -> str:
+    """The variable as messages name it: what does not look like one may be a key in the wrong place."""
+    return f"api_key_env={name!r}" if _LIKE_A_VARIABLE.fullmatch(name) else "the variable that api_key_env names"
+
+
+def _file(path: str) -> str:
+    """The file as messages name it, with the same care."""
+    is_path = os.path.exists(path) or os.path.isabs(path) or path.startswith(("./", "../"))
+    return f"api_key_file={path!r}" if is_path else "the file that api_key_file names"

@@ -13,7 +13,9 @@ from mlflow_llm_plugins.settings import Settings
 Route = Literal["systemone", "decisions", "chat"]
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET = re.compile(r"headers?$|key$|secret|password|authorization|credentials?$|token$")
+_SECRET = re.compile(
+    r"headers?$|keys?$|secret|passw|passphrase|auth(?!or)|authorization|bearer|cookie|credentials?$|token$|sig$|signature"
+)
 _IN_A_ROW = "After so many questions in a row without any answer the rest is not asked."
 
 
@@ -73,12 +75,16 @@ class MlflowSettings(_JudgeSettings):
 
 
 def without_secrets(params: Mapping[str, Any]) -> dict[str, Any]:
-    """For the record: of headers, keys and the like the names alone."""
-    return {name: _names(value) if _SECRET.search(name.lower()) else _shown(value) for name, value in params.items()}
+    """For the record: of headers, keys and the like the names alone, however deep they stand."""
+    return {
+        name: _names(value) if _SECRET.search(str(name).lower()) else _shown(value) for name, value in params.items()
+    }
 
 
 def _shown(value: Any) -> Any:
-    return without_secrets(value) if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping):
+        return without_secrets(value)
+    return [_shown(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _names(value: Any) -> Any:
