@@ -20,7 +20,7 @@ TORCH = [
 ]
 EVALUATION = [
     *["textstat>=0.7.13", "nltk>=3.9.1", "pyphen>=0.17", "evaluate>=0.4.6", "rouge-score>=0.1.2", "sacrebleu>=2.5"],
-    *["rapidfuzz>=3.9", "regex>=2025.10.22", "jsonschema>=4.18", "scipy>=1.11", "matplotlib>=3.8"],
+    *["rapidfuzz>=3.9", "regex>=2025.10.22", "jsonschema>=4.18", "scipy>=1.11", "matplotlib>=3.8", "urllib3>=2"],
 ]
 TEST = [
     *["pytest>=8", "pytest-timeout", "pytest-xdist", "hypothesis", "httpx", "jsonschema", "openai", "rich"],

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import PoolManager
 from urllib3.exceptions import (
     HTTPError,
     InvalidHeader,
@@ -23,11 +20,13 @@ from urllib3.exceptions import (
     NewConnectionError,
     ProtocolError,
 )
-from urllib3.util import Retry
+from urllib3.util import Retry, Timeout
 
+from mlflow_llm_plugins.metrics.judge.backends.connections import Connections
 from mlflow_llm_plugins.metrics.judge.backends.refusals import refusal_of
 from mlflow_llm_plugins.metrics.judge.backends.retries import UnansweredError, with_retries
 from mlflow_llm_plugins.metrics.judge.backends.settings import ServerSettings
+from mlflow_llm_plugins.metrics.judge.backends.stopping import Stopping
 
 _UNREACHED_S = 10.0  # in which a server that cannot be connected to is tried again
 _LONGEST = 16 * 2**20  # bytes of an answer
@@ -40,20 +39,20 @@ class HttpCalls:
     Connections are kept, no redirect is followed, so a key goes nowhere else, and cookies are not.
     """
 
-    def __init__(self, url: str, key: str | None, settings: ServerSettings, stopping: threading.Event) -> None:
+    def __init__(self, url: str, key: str | None, settings: ServerSettings, stopping: Stopping) -> None:
         """Begin; nothing is connected yet.
 
         Args:
             url: What paths are appended to.
             key: That lets requests in.
             settings: With the bounds of time.
-            stopping: Ends tries when it is set.
+            stopping: Ends tries, and what waits for an answer, when it is set.
         """
         self._url = url
         self._settings = settings
         self._stopping = stopping
         self._is_away = False  # the last question found no server: the next ones do not wait for it each
-        self._session = _session(url, key, settings.max_in_flight)
+        self._session = _session(url, key, Connections(settings.max_in_flight, stopping))
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The answer's JSON; asked again, within the deadline, where that may help.
@@ -69,10 +68,6 @@ class HttpCalls:
 
     def close(self) -> None:
         """Close the connections; a later call opens others."""
-        for adapter in self._session.adapters.values():
-            assert isinstance(adapter, HTTPAdapter)
-            for manager in (adapter.poolmanager, *adapter.proxy_manager.values()):
-                _close_pools(manager)
         self._session.close()
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None, deadline_s: float) -> Any:
@@ -93,16 +88,17 @@ class HttpCalls:
 
     def _try(self, method: str, path: str, body: Mapping[str, Any] | None, end_s: float) -> Any:
         within_s = max(0.001, min(self._settings.timeout_s, end_s - time.monotonic()))
+        timeout = Timeout(total=within_s, connect=self._settings.connect_timeout_s)
         try:
             with self._session.request(
                 method,
                 self._url + path,
                 json=body,
-                timeout=(min(self._settings.connect_timeout_s, within_s), within_s),
+                timeout=timeout,  # type: ignore[arg-type]  # its types know two numbers, its adapter takes this
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                content = _read(response, time.monotonic() + within_s)
+                content = _read(response)
         except (requests.RequestException, HTTPError) as error:
             raise _unanswered(error, within_s) from None
         if not 200 <= response.status_code < 300:  # no redirect is followed
@@ -131,43 +127,24 @@ def is_loopback(url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _session(url: str, key: str | None, connections: int) -> requests.Session:
+def _session(url: str, key: str | None, connections: Connections) -> requests.Session:
     session = requests.Session()
     session.trust_env = not is_loopback(url)  # proxies, but none on the way to this machine
     session.auth = _Bearer(key)
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=connections))
+        session.mount(scheme, connections)
     return session
 
 
-def _close_pools(manager: PoolManager) -> None:
-    """At once: urllib3 2 leaves it to the garbage collector, and an error that is kept may hold a pool."""
-    for key in manager.pools.keys():  # noqa: SIM118  # no dictionary, it cannot be iterated over
-        if (pool := manager.pools.get(key)) is not None:
-            pool.close()
-
-
-def _read(response: requests.Response, end_s: float) -> bytes:
-    """The body, unless it is too long or comes too slowly, which a timeout of the socket does not see."""
+def _read(response: requests.Response) -> bytes:
+    """The body, unless it is too long."""
     content = bytearray()
-    for chunk in _pieces(response):
+    for chunk in response.iter_content(_CHUNK):
         content += chunk
         if len(content) > _LONGEST:
             raise UnansweredError(f"the judge's answer is longer than {_LONGEST} bytes")
-        if time.monotonic() > end_s:
-            raise UnansweredError("the judge's answer came too slowly", is_transient=True)
     return bytes(content)
-
-
-def _pieces(response: requests.Response) -> Iterator[bytes]:
-    """What has come, piece by piece: `iter_content` waits until a whole chunk has."""
-    read1 = getattr(response.raw, "read1", None)
-    if read1 is None:  # urllib3 before 2.1
-        yield from response.iter_content(_CHUNK)
-        return
-    while piece := read1(_CHUNK, decode_content=True):
-        yield piece
 
 
 def _unanswered(error: requests.RequestException | HTTPError, within_s: float) -> UnansweredError:

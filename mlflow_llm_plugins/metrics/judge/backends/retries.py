@@ -56,11 +56,16 @@ def with_retries(
     Args:
         attempt: Raises `UnansweredError`.
         within_s: Seconds after the first try in which the last one begins; 0: no second try.
-        stopping: Ends pauses and tries when it is set.
+        stopping: Ends pauses and tries when it is set; also the first try is none then.
 
     Raises:
         UnansweredError: Of the last try.
     """
+
+    def begin() -> Answer:
+        if stopping.is_set():
+            raise UnansweredError("the judge is no longer asked", is_transient=True)
+        return attempt()
 
     def is_late(state: RetryCallState) -> bool:
         elapsed_s = (state.seconds_since_start or 0) + state.upcoming_sleep
@@ -73,7 +78,7 @@ def with_retries(
         sleep=sleep_using_event(stopping),
         reraise=True,
     )
-    return retrying(attempt)
+    return retrying(begin)
 
 
 def _failure(state: RetryCallState) -> UnansweredError:
