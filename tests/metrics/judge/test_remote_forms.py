@@ -13,6 +13,7 @@ from mlflow_llm_plugins.metrics.judge.backends.local import LocalJudge
 from mlflow_llm_plugins.metrics.judge.backends.mlflow_judge import MlflowJudge
 from mlflow_llm_plugins.metrics.judge.backends.server import ServerJudge
 from mlflow_llm_plugins.metrics.judge.question import Opinion
+from tests.metrics.judge.remote_server import a_question
 
 
 class OwnJudge:
@@ -31,6 +32,27 @@ OWN = OwnJudge()
 
 def make_function():
     return lambda text: "Yes"
+
+
+def says_yes(text):
+    return "Yes"
+
+
+class Sayer:
+    def __call__(self, text):
+        return "Yes"
+
+
+SAYER = Sayer()
+
+
+class Sized:
+    def __init__(self, size):
+        self.size = size
+
+
+def takes_two(text, options):
+    return "Yes"
 
 
 def make_string():
@@ -59,6 +81,10 @@ def make_string():
         (f"{__name__}:OwnJudge", OwnJudge),
         (f"{__name__}:OWN", OwnJudge),
         (f"{__name__}:make_function", FunctionJudge),
+        (f"{__name__}:says_yes", FunctionJudge),
+        (f"{__name__}:SAYER", FunctionJudge),
+        (f"{__name__}:Sayer", FunctionJudge),
+        ("builtins:len", FunctionJudge),
         (OWN, OwnJudge),
     ],
 )
@@ -68,6 +94,35 @@ def test_each_form_means_its_backend(judge, kind):
 
 def test_an_object_that_implements_the_protocol_is_used_as_it_is():
     assert backend_of(OWN) is OWN
+
+
+@pytest.mark.parametrize("name", ["make_function", "says_yes", "SAYER", "Sayer"])
+def test_a_function_by_its_path_is_asked_and_a_factory_is_called_first(name):
+    (opinion,) = backend_of(f"{__name__}:{name}").ask([a_question()], progress=False)
+    assert (opinion.choice, opinion.error) == (0, None)
+
+
+def make_mlflow_judge():
+    from mlflow.genai.judges import make_judge
+
+    return make_judge(name="v", instructions="Judge {{ outputs }}", model="openai:/gpt-4o")
+
+
+def make_mlflow_scorer():
+    from mlflow.genai import scorer
+
+    return scorer(lambda outputs: 1)
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [make_mlflow_judge, make_mlflow_scorer, f"{__name__}:make_mlflow_judge"],
+)
+def test_a_scorer_of_mlflow_is_told_what_to_give_in_its_place(judge):
+    with pytest.raises(InvalidInputError) as told:
+        backend_of(judge if isinstance(judge, str) else judge())
+    assert "is a scorer of MLflow, which asks a question of its own" in str(told.value)
+    assert "its model, such as 'openai:/gpt-4o', as judge and its instructions as criteria" in str(told.value)
 
 
 def test_a_directory_with_a_model_is_a_judge_in_this_process_and_one_without_is_none(tmp_path):
@@ -108,6 +163,11 @@ def test_every_row_of_the_table_can_be_imported():
         ({"uri": "models:/judge/1", "timeout_s": 3}, "has no settings here, got 'timeout_s'"),
         ("no.such.module:judge", "cannot be loaded"),
         (f"{__name__}:make_string", "gave a str; it must give a backend or a function"),
+        (f"{__name__}:Sized", "cannot be made without arguments; it takes (size)"),
+        (f"{__name__}:takes_two", "takes_two takes (text, options), and a judge is called with one argument"),
+        (takes_two, "takes_two takes (text, options), and a judge is called with one argument"),
+        (lambda: "Yes", "<lambda> takes (), and a judge is called with one argument"),
+        (lambda *, text: "Yes", "takes (*, text), and a judge is called with one argument"),
     ],
 )
 def test_what_is_no_judge_is_told_what_is(judge, words):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mlflow_llm_plugins.metrics.judge.backends.alternatives import option_logprobs
@@ -20,15 +21,29 @@ PATH = "/chat/completions"
 VERDICT, RATIONALE = "verdict", "rationale"
 
 _EXPLAIN = "Say in one or two sentences why."
+_CUT_OFF = "the judge's answer was cut off; raise max_tokens"
 _UNREADABLE = "the judge's answer is not the JSON that was asked for"
 _INVALID = (400, 422)  # statuses
 _FORM = ("response_format", "json_schema", "structured output")
 _NEWER_BOUND = "max_completion_tokens"  # what newer models call it
 _TOP = 20  # alternatives to a token, OpenAI's own bound
+_OPTIONAL: dict[str, dict[str, Any]] = {  # by what a refusal names
+    "logprobs": {"logprobs": True, "top_logprobs": _TOP},
+    "temperature": {"temperature": 0},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a model wrote."""
+
+    text: str
+    is_cut_off: bool
+    logprobs: Any  # as they came
 
 
 class ChatForm:
-    """Requests and answers; remembers which parameters a server does not take."""
+    """Requests and answers; remembers which parameters a server does not take. Thread-safe."""
 
     def __init__(self, max_tokens: int | None) -> None:
         """Begin with all parameters.
@@ -36,10 +51,7 @@ class ChatForm:
         Args:
             max_tokens: Bound of an answer; None: the server's own.
         """
-        self._optional: dict[str, Any] = {  # by what a refusal names
-            "logprobs": {"logprobs": True, "top_logprobs": _TOP},
-            "temperature": {"temperature": 0},
-        }
+        self._left_out: set[str] = set()
         self._bound = {} if max_tokens is None else {"max_tokens": max_tokens}
 
     def body(self, question: Question, rationale: bool) -> dict[str, Any]:
@@ -58,13 +70,16 @@ class ChatForm:
         """The opinion in an answer.
 
         Raises:
-            NoOpinionError: It is none of the options, or of another form.
+            NoOpinionError: It is none of the options, or was cut off.
+            UnansweredError: It is no answer to a chat.
         """
-        content, logprobs = written(answer)
-        given = _object(content)
+        whole = written(answer)
+        if whole.is_cut_off:
+            raise NoOpinionError(_CUT_OFF)
+        given = _object(whole.text)
         choice = option_index(given.get(VERDICT), question)
         words = given.get(RATIONALE) if rationale else None
-        found = option_logprobs(content, logprobs, [option.label for option in question.options], VERDICT)
+        found = option_logprobs(whole.text, whole.logprobs, [option.label for option in question.options], VERDICT)
         return Opinion(
             choice=choice,
             logprobs=found,
@@ -72,20 +87,45 @@ class ChatForm:
             rationale=words if isinstance(words, str) else None,
         )
 
-    def drop(self, error: UnansweredError, question: Question) -> bool:
-        """Whether a refusal names a parameter that can be left out, or named otherwise; it is from now on."""
+    def answered(
+        self, send: Callable[[Mapping[str, Any]], Any], body: Callable[[], dict[str, Any]], question: Question
+    ) -> Any:
+        """What is answered to a request, sent without the parameters that the server does not take.
+
+        Args:
+            send: Raises `UnansweredError`.
+            body: Makes the request, of this form.
+            question: Which a refusal may repeat.
+
+        Raises:
+            UnansweredError: There is no answer, and not for a parameter that was sent and can be left out.
+        """
+        while True:
+            sent = body()
+            try:
+                return send(sent)
+            except UnansweredError as error:
+                if not self._drop(error, sent, question):
+                    raise
+
+    def _drop(self, error: UnansweredError, sent: Mapping[str, Any], question: Question) -> bool:
+        """Whether another try would do without what is refused: left out, or named otherwise, from now on.
+
+        Of several threads that are refused the same, each one's own request tells that, not what is left out by now.
+        """
         if error.status not in _INVALID:
             return False
         refusal, text = error.refusal, question.text()
-        if "max_tokens" in self._bound and refusal.names(_NEWER_BOUND, text):
-            self._bound = {_NEWER_BOUND: self._bound["max_tokens"]}
+        if "max_tokens" in sent and refusal.names(_NEWER_BOUND, text):
+            self._bound = {_NEWER_BOUND: sent["max_tokens"]}
             return True
-        named = [name for name in self._optional if refusal.names(name, text)]
-        self._optional = {name: given for name, given in self._optional.items() if name not in named}
+        named = [name for name in _OPTIONAL if name in sent and refusal.names(name, text)]
+        self._left_out.update(named)
         return bool(named)
 
     def _parameters(self) -> dict[str, Any]:
-        return {**self._bound, **{key: value for given in self._optional.values() for key, value in given.items()}}
+        kept = [given for name, given in _OPTIONAL.items() if name not in self._left_out]
+        return {**self._bound, **{key: value for given in kept for key, value in given.items()}}
 
 
 def in_json(verdict: str, rationale: bool) -> str:
@@ -94,22 +134,23 @@ def in_json(verdict: str, rationale: bool) -> str:
     return f'Write it into a JSON object as "{verdict}"{behind}.'
 
 
-def written(answer: Any) -> tuple[str, Any]:
-    """The text of an answer, and its log-probabilities as they came.
+def written(answer: Any) -> Written:
+    """What a model wrote, also where it was cut off.
 
     Raises:
-        NoOpinionError: There is none, or it was cut off.
+        NoOpinionError: Nothing.
+        UnansweredError: It is no answer to a chat.
     """
     try:
         choice = answer["choices"][0]
-        content, reason = choice["message"]["content"], choice.get("finish_reason")
+        message, is_cut_off = choice["message"], choice.get("finish_reason") == "length"
+        content = message["content"]
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise NoOpinionError("the judge's answer has another form than was asked for") from None
-    if reason == "length":
-        raise NoOpinionError("the judge's answer was cut off; raise max_tokens")
+        raise UnansweredError("the judge's answer has another form than was asked for") from None
     if not isinstance(content, str):
-        raise NoOpinionError("the judge refused to answer" if choice["message"].get("refusal") else _UNREADABLE)
-    return content, choice.get("logprobs")
+        refused = "the judge refused to answer" if message.get("refusal") else _UNREADABLE
+        raise NoOpinionError(_CUT_OFF if is_cut_off else refused)
+    return Written(content, is_cut_off, choice.get("logprobs"))
 
 
 def refuses_form(error: UnansweredError, question: Question) -> bool:

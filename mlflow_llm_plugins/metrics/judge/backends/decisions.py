@@ -16,6 +16,7 @@ from mlflow_llm_plugins.metrics.judge.backends.questions import (
     state_of,
     yes_index,
 )
+from mlflow_llm_plugins.metrics.judge.backends.retries import UnansweredError
 from mlflow_llm_plugins.metrics.judge.backends.verdicts import (
     NO_OPTION,
     NoOpinionError,
@@ -40,7 +41,8 @@ class DecisionFormat(Protocol):
         """The opinion.
 
         Raises:
-            NoOpinionError: The answer is of another shape, or not one of the options.
+            NoOpinionError: The answer is not one of the options.
+            UnansweredError: It is no answer of this format.
         """
 
 
@@ -141,7 +143,7 @@ def _listed(given: Mapping[str, Any], values: Sequence[object]) -> list[Any]:
 def _inner(answer: Any, *keys: str | int) -> Mapping[str, Any]:
     inner = _found(answer, *keys)
     if not isinstance(inner, Mapping):
-        raise NoOpinionError("the judge's answer has another form than was asked for")
+        raise UnansweredError("the judge's answer has another form than was asked for")
     return inner
 
 

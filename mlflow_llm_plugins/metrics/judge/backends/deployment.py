@@ -2,20 +2,20 @@
 
 A quantized LLM on this machine is asked for typed decisions at the address that its client tells, with the key from
 the file that it names. All others, and endpoints that share out their traffic, are asked by `predict`, for a verdict
-as JSON.
+as JSON. `predict` takes a body and a name: what would need more than these is refused there.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from mlflow_llm_plugins.errors import InvalidInputError, LLMError
+from mlflow_llm_plugins.errors import InvalidInputError, LLMError, UnsupportedFeatureError
 from mlflow_llm_plugins.metrics.judge.backends.chat import ChatForm
 from mlflow_llm_plugins.metrics.judge.backends.predict_calls import PredictCalls
-from mlflow_llm_plugins.metrics.judge.backends.retries import UnansweredError
 from mlflow_llm_plugins.metrics.judge.backends.rows_in_flight import RowsInFlight
 from mlflow_llm_plugins.metrics.judge.backends.server import ServerJudge
 from mlflow_llm_plugins.metrics.judge.backends.server_url import without_key
@@ -26,6 +26,11 @@ TARGET = "MLFLOW_DEPLOYMENTS_TARGET"
 _DEFAULT_TARGET = "local"
 _FLAVOR = "quantized_llm"
 _ENDPOINTS = "endpoints"
+_BY_PREDICT = "chat"  # the only route there
+_OF_SERVERS = ("model", "api_key_env", "api_key_file", "connect_timeout_s", "timeout_s")  # they need an address
+_WHO_DECIDES = "MLflow's own by MLFLOW_DEPLOYMENT_PREDICT_TIMEOUT and MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+
+_logger = logging.getLogger(__name__)
 
 
 class DeploymentJudge:
@@ -56,6 +61,7 @@ class DeploymentJudge:
 
         Raises:
             InvalidInputError: There is no such target, deployment or endpoint.
+            UnsupportedFeatureError: It is asked by `predict`, which cannot keep one of the settings.
             AccessDeniedError: The key is refused, or its file cannot be read.
             EngineUnavailableError: It does not answer.
         """
@@ -69,6 +75,7 @@ class DeploymentJudge:
 
         Raises:
             InvalidInputError: There is no such target, deployment or endpoint.
+            UnsupportedFeatureError: It is asked by `predict`, which cannot keep one of the settings.
             AccessDeniedError: The key is refused, or its file cannot be read.
             EngineUnavailableError: There is no server.
         """
@@ -78,8 +85,10 @@ class DeploymentJudge:
 
     def describe(self) -> Mapping[str, Any]:
         """Target, name and settings, and how it is asked, once that is known."""
-        found = {"backend": "deployment", "uri": f"{self._kind}:/{self._name}", "target": self._target}
-        server = dict(self._asked.describe()) if isinstance(self._asked, ServerJudge) else None
+        found = {"backend": "deployment", "uri": f"{self._kind}:/{self._name}", "target": self._target, "server": None}
+        if isinstance(self._asked, PredictCalls):
+            return {**self._settings.model_dump(exclude=set(_OF_SERVERS)), **found, "route": _BY_PREDICT}
+        server = None if self._asked is None else dict(self._asked.describe())
         return {**self._settings.model_dump(), **found, "server": server}
 
     def close(self) -> None:
@@ -105,7 +114,29 @@ class DeploymentJudge:
         described = self._described(client)
         if described.get("flavor") == _FLAVOR and described.get("url"):
             return ServerJudge(f"{described['url']}/v1", **self._server_settings(described))
+        self._check_kept()
         return PredictCalls(client, self._name, self._kind == _ENDPOINTS, self._settings, self._rows.stopping)
+
+    def _check_kept(self) -> None:
+        """That `predict` can keep what was set; a deadline it keeps in part."""
+        given = self._settings.model_dump(exclude_unset=True, exclude_none=True)
+        where = f"judge: {self._kind}:/{self._name} is asked by `predict` of target {self._target!r}, which"
+        if (route := given.get("route", _BY_PREDICT)) != _BY_PREDICT:
+            raise UnsupportedFeatureError(
+                f"{where} has chats alone, not route={route!r}. Leave it out, or name one deployment of the flavor "
+                f"{_FLAVOR}, as 'deployments:/name'."
+            )
+        if unkept := [name for name in _OF_SERVERS if name in given]:
+            raise UnsupportedFeatureError(
+                f"{where} takes no {', '.join(unkept)}. Leave that out: its client decides ({_WHO_DECIDES})."
+            )
+        if "deadline_s" in given:
+            _logger.warning(
+                "%s bounds a try itself (%s): deadline_s=%g bounds when the last try begins.",
+                where,
+                _WHO_DECIDES,
+                self._settings.deadline_s,
+            )
 
     def _described(self, client: Any) -> Mapping[str, Any]:
         """What the client tells of the one deployment that answers; nothing where there are several."""
@@ -134,13 +165,8 @@ class DeploymentJudge:
         return settings
 
     def _opinion(self, calls: PredictCalls, question: Question, rationale: bool) -> Opinion:
-        while True:
-            try:
-                answer = calls.predict(self._form.body(question, rationale))
-                return self._form.read(question, answer, rationale)
-            except UnansweredError as error:
-                if not self._form.drop(error, question):
-                    raise
+        answer = self._form.answered(calls.predict, partial(self._form.body, question, rationale), question)
+        return self._form.read(question, answer, rationale)
 
 
 def _with_traffic(endpoint: Any) -> list[str]:

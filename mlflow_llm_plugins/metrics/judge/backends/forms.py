@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, cast
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.lookup import did_you_mean, resolve
 from mlflow_llm_plugins.metrics.engines import find_engine
+from mlflow_llm_plugins.metrics.judge.backends.function import can_take
 from mlflow_llm_plugins.metrics.judge.backends.server_url import without_key
 from mlflow_llm_plugins.metrics.judge.question import JudgeBackend
 
@@ -21,8 +23,9 @@ SCHEMES = {  # what stands before ":/" -> kind
 FORMS = (
     "a model of the flavor quantized_llm, by its URI ('models:/judge/1', 'runs:/...', a directory) or loaded in this "
     "process; 'deployments:/name' or 'endpoints:/name'; a server, 'http://host:port/v1#model'; a judge of MLflow, for "
-    "example 'openai:/gpt-4o'; a function from the question's text to a label; 'package.module:factory'; or a "
-    "dictionary with 'url' (and 'model', 'api_key_env', ...) or 'uri' (one of the strings before), and settings"
+    "example 'openai:/gpt-4o'; a function from the question's text to a label; 'package.module:name' of such a "
+    "function or of a factory without arguments; or a dictionary with 'url' (and 'model', 'api_key_env', ...) or "
+    "'uri' (one of the strings before), and settings"
 )
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*):/")
@@ -53,8 +56,13 @@ def backend_of(judge: Any) -> JudgeBackend:
 
 
 def _of_object(judge: Any) -> JudgeBackend:
-    if not isinstance(judge, type) and all(callable(getattr(judge, name, None)) for name in _METHODS):
+    if _is_backend(judge):
         return cast(JudgeBackend, judge)
+    if _is_scorer(judge):
+        raise InvalidInputError(
+            f"judge={_shown(judge)} is a scorer of MLflow, which asks a question of its own. Give its model, such as "
+            "'openai:/gpt-4o', as judge and its instructions as criteria, or give the scorer to mlflow.genai.evaluate."
+        )
     if find_engine(judge) is not None or hasattr(judge, "_model_impl"):  # an engine, or a model of MLflow's pyfunc
         return _made("local", judge, {})
     if callable(judge):
@@ -102,12 +110,32 @@ def _kind_of(scheme: str, judge: str) -> str:
 
 
 def _of_factory(path: str) -> JudgeBackend:
-    made = resolve(path, {}, "judge")
-    if (callable(made) and not all(hasattr(made, name) for name in _METHODS)) or isinstance(made, type):
-        made = made()
+    found = resolve(path, {}, "judge")
+    if isinstance(found, type) and not can_take(found):
+        raise InvalidInputError(
+            f"judge={path!r} cannot be made without arguments; it takes {signature(found)}. Name an object of it, or "
+            "a function that makes one."
+        )
+    made = found() if _is_factory(found) else found
     if isinstance(made, str | Mapping):
         raise InvalidInputError(f"judge={path!r} gave a {type(made).__name__}; it must give a backend or a function.")
     return _of_object(made)
+
+
+def _is_factory(found: Any) -> bool:
+    """Whether it makes a judge: what takes the text of a question is one."""
+    if isinstance(found, type):
+        return True
+    return callable(found) and not _is_backend(found) and not _is_scorer(found) and can_take(found)
+
+
+def _is_backend(judge: Any) -> bool:
+    return not isinstance(judge, type) and all(callable(getattr(judge, name, None)) for name in _METHODS)
+
+
+def _is_scorer(judge: Any) -> bool:
+    """Whether it is one of MLflow's, such as `make_judge` makes; told by name, as importing them takes seconds."""
+    return any(base.__module__.startswith("mlflow.genai.") for base in type(judge).__mro__)
 
 
 def _made(kind: str, target: Any, settings: dict[str, Any]) -> JudgeBackend:

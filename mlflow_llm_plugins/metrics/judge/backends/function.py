@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.metrics.judge.backends.rows_in_flight import RowsInFlight
 from mlflow_llm_plugins.metrics.judge.backends.verdicts import NoOpinionError, opinion_of, option_index, shares_of
 from mlflow_llm_plugins.metrics.judge.question import Opinion, Question
@@ -24,7 +26,15 @@ class FunctionJudge:
 
         Args:
             function: Gets the whole question: instructions, sections, reminder.
+
+        Raises:
+            InvalidInputError: It cannot be called with one argument.
         """
+        if not can_take(function, "text"):
+            raise InvalidInputError(
+                f"judge: {_name(function)} takes {inspect.signature(function)}, and a judge is called with one "
+                "argument, the question's text."
+            )
         self._function = function
         self._rows = RowsInFlight(1)
 
@@ -34,9 +44,8 @@ class FunctionJudge:
 
     def describe(self) -> Mapping[str, Any]:
         """The function's name and module."""
-        function = self._function
-        name = getattr(function, "__qualname__", None) or type(function).__qualname__
-        return {"backend": "function", "function": f"{getattr(function, '__module__', None)}:{name}"}
+        module = getattr(self._function, "__module__", None)
+        return {"backend": "function", "function": f"{module}:{_name(self._function)}"}
 
     def close(self) -> None:
         """Nothing was opened."""
@@ -53,6 +62,23 @@ class FunctionJudge:
             is_normalised=found.is_normalised,
             rationale=str(words) if rationale and words is not None else None,
         )
+
+
+def can_take(function: Callable[..., Any], *given: object) -> bool:
+    """Whether it can be called with these; also where nobody can tell, as of some functions that are written in C."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*given)
+    except TypeError:
+        return False
+    return True
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
 
 
 def _of_mapping(question: Question, answer: Mapping[str, Any]) -> Opinion:

@@ -1,8 +1,8 @@
 """Any judge that MLflow can ask: `openai:/...`, `anthropic:/...`, `ollama:/...`, `gateway:/...`, `typesafe:/...`.
 
 Asked through `invoke_judge_model`, which is the same from MLflow 3.11 to 3.17 and takes a schema and a number of
-retries; judges that MLflow asks for typed decisions (`typesafe:/` and some endpoints behind `gateway:/`) are reached
-by `make_judge` alone, which tries ten times again. MLflow does not check an answer against the schema; this does.
+retries. `make_judge` takes none, so what it calls for typed decisions is called here (`typesafe:/`, and some endpoints
+behind `gateway:/`, since MLflow 3.17). MLflow does not check an answer against the schema; this does.
 
 MLflow bounds one try by MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS (300), and once a provider it looks for a catalog of
 models on the internet, which takes seconds without one: set MLFLOW_MODEL_CATALOG_URI to an empty string.
@@ -11,25 +11,31 @@ models on the internet, which takes seconds without one: set MLFLOW_MODEL_CATALO
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Literal
 
-from mlflow_llm_plugins.errors import AccessDeniedError, EngineUnavailableError, InvalidInputError
+from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.metrics.judge.backends.causes import causes_of
 from mlflow_llm_plugins.metrics.judge.backends.chat import in_json
+from mlflow_llm_plugins.metrics.judge.backends.mlflow_failures import (
+    cut,
+    failure_of,
+    is_of_mlflow_alone,
+    refuses_temperature,
+)
 from mlflow_llm_plugins.metrics.judge.backends.questions import sendable, state_of
-from mlflow_llm_plugins.metrics.judge.backends.refusals import Refusal
-from mlflow_llm_plugins.metrics.judge.backends.retries import UnansweredError
 from mlflow_llm_plugins.metrics.judge.backends.rows_in_flight import RowsInFlight
 from mlflow_llm_plugins.metrics.judge.backends.server_url import without_key
 from mlflow_llm_plugins.metrics.judge.backends.settings import MlflowSettings, without_secrets
-from mlflow_llm_plugins.metrics.judge.backends.verdicts import NoOpinionError, opinion_of, option_index, shares_of
+from mlflow_llm_plugins.metrics.judge.backends.verdicts import opinion_of, option_index, shares_of
 from mlflow_llm_plugins.metrics.judge.question import Opinion, Question
 
-_OF_DECISIONS = ("typesafe", "gateway")
 _PROBABILITIES = "typesafe.probabilities"  # in the metadata of a feedback, as JSON
-_DENIED = (401, 403)
-_LONGEST = 300  # characters of a message of MLflow
+_PLAIN = "-"  # what is judged in a question of our own
 _NAME = "verdict"
 _RESULT = "result"  # MLflow reads this and `rationale`
 
@@ -43,8 +49,6 @@ def providers() -> list[str]:
 
 def is_askable(scheme: str) -> bool:
     """Whether MLflow's judges know the provider; with litellm installed they know more than they tell."""
-    from importlib.util import find_spec
-
     return scheme in providers() or find_spec("litellm") is not None
 
 
@@ -67,12 +71,13 @@ class MlflowJudge:
         params = self._settings.inference_params
         self._params: dict[str, Any] = {"temperature": 0.0} if params is None else dict(params)
         self._rows = RowsInFlight(self._settings.max_in_flight, self._settings.max_unanswered)
+        self._is_sent = False  # a request went out once: what fails from now on concerns a row
 
     def ask(self, questions: Sequence[Question], *, rationale: bool = False, progress: bool = True) -> list[Opinion]:
         """One opinion a question, in order; see `JudgeBackend`.
 
         Raises:
-            InvalidInputError: MLflow does not know the model, or lacks a setting for it, such as the key.
+            InvalidInputError: MLflow lacks a setting, such as the key, or fails in the same words on any question.
             AccessDeniedError: The key is refused.
             EngineUnavailableError: There is no server.
         """
@@ -95,26 +100,45 @@ class MlflowJudge:
         """Nothing was opened."""
 
     def _opinion(self, question: Question, rationale: bool) -> Opinion:
+        handled = sys.exc_info()[1]
         try:
             feedback = self._feedback(question, rationale)
         except Exception as error:
-            raise _failure(error, question, self._uri) from None
-        choice = option_index(feedback.value, question)
-        words = feedback.rationale if rationale else None
-        shares = (feedback.metadata or {}).get(_PROBABILITIES)
-        if shares is None:
-            return Opinion(choice=choice, rationale=words)
-        return opinion_of(shares_of(json.loads(shares), [option.label for option in question.options]), choice)
+            causes = list(causes_of(error, handled))
+        else:
+            self._is_sent = True
+            return _opinion_in(feedback, question, rationale)
+        if not self._is_sent and is_of_mlflow_alone(causes):
+            self._check(str(causes[0]), question, rationale)
+        self._is_sent = True
+        raise failure_of(causes, question, self._uri)
+
+    def _check(self, words: str, question: Question, rationale: bool) -> None:
+        """Whether only this row fails: MLflow raises the same for a missing key and for an answer without choices.
+
+        What it raises before any request it raises for a question of our own as well, and sends nothing.
+
+        Raises:
+            InvalidInputError: Our question fails in the same words.
+        """
+        try:
+            self._feedback(_plain(question), rationale)
+        except Exception as error:
+            if str(error) == words:
+                raise InvalidInputError(f"judge={self._uri!r}: {cut(words)}") from None
 
     def _feedback(self, question: Question, rationale: bool) -> Any:
-        ask = self._by_judge if self._uri.partition(":")[0] in _OF_DECISIONS else self._by_chat
+        ask = _ROUTES.get(self._uri.partition(":")[0], MlflowJudge._by_chat)
+        handled = sys.exc_info()[1]
         try:
-            return ask(question, rationale)
+            return ask(self, question, rationale)
         except Exception as error:
-            if self._settings.inference_params is not None or not _refuses_temperature(error, question):
+            if self._settings.inference_params is not None or not refuses_temperature(
+                list(causes_of(error, handled)), question
+            ):
                 raise
-            self._params = {}
-            return ask(question, rationale)
+        self._params = {}
+        return ask(self, question, rationale)
 
     def _by_chat(self, question: Question, rationale: bool) -> Any:
         from mlflow.genai.judges.utils import invoke_judge_model
@@ -130,18 +154,50 @@ class MlflowJudge:
             base_url=self._settings.base_url,
         )
 
-    def _by_judge(self, question: Question, rationale: bool) -> Any:
-        from mlflow.genai.judges import make_judge
+    def _by_decision(self, question: Question, rationale: bool) -> Any:
+        from mlflow.genai.judges.typesafe import _invoke_typesafe_judge
 
-        judge = make_judge(
-            name=_NAME,
-            instructions=f"{_untemplated(question.instructions)}\n\nWhat is judged is in {{{{ inputs }}}}",
-            model=self._uri,
-            feedback_value_type=_labels(question),
-            inference_params=self._params or None if self._uri.startswith("gateway") else None,
-            base_url=self._settings.base_url,
-        )
-        return judge(inputs=state_of(question))
+        return _invoke_typesafe_judge(self._uri, **self._decision(question))
+
+    def _by_gateway(self, question: Question, rationale: bool) -> Any:
+        """By chat, or by a typed decision where the endpoint has nothing else."""
+        chat = partial(self._by_chat, question, rationale)
+        if find_spec("mlflow.genai.judges.structured_judge") is None:  # before MLflow 3.17 there are chats alone
+            return chat()
+        from mlflow.genai.judges.structured_judge import _invoke_gateway_judge
+
+        return _invoke_gateway_judge(self._uri, chat_invoker=chat, **self._decision(question))
+
+    def _decision(self, question: Question) -> dict[str, Any]:
+        return {
+            "instructions": f"{_untemplated(question.instructions)}\n\nWhat is judged is in {{{{ inputs }}}}",
+            "state": {"inputs": state_of(question)},
+            "feedback_value_type": _labels(question),
+            "assessment_name": _NAME,
+            "num_retries": self._settings.num_retries,
+            "base_url": self._settings.base_url,
+            "inference_params": self._settings.inference_params,  # which MLflow refuses, in its words
+        }
+
+
+_ROUTES: dict[str, Callable[[MlflowJudge, Question, bool], Any]] = {  # by scheme; all others chat
+    "typesafe": MlflowJudge._by_decision,
+    "gateway": MlflowJudge._by_gateway,
+}
+
+
+def _opinion_in(feedback: Any, question: Question, rationale: bool) -> Opinion:
+    choice = option_index(feedback.value, question)
+    words = feedback.rationale if rationale else None
+    shares = (feedback.metadata or {}).get(_PROBABILITIES)
+    if shares is None:
+        return Opinion(choice=choice, rationale=words)
+    return opinion_of(shares_of(json.loads(shares), [option.label for option in question.options]), choice)
+
+
+def _plain(question: Question) -> Question:
+    """The same question about nothing."""
+    return replace(question, sections=tuple(replace(section, text=_PLAIN) for section in question.sections))
 
 
 def _labels(question: Question) -> Any:
@@ -159,49 +215,5 @@ def _schema(question: Question, rationale: bool) -> Any:
 
 
 def _untemplated(text: str) -> str:
-    """Without what `make_judge` would take for a variable and refuse."""
+    """Without what MLflow would take for a variable, and refuse."""
     return sendable(text).replace("{{", "{ {").replace("}}", "} }")
-
-
-def _refuses_temperature(error: BaseException, question: Question) -> bool:
-    causes = list(_causes(error))
-    words = " ".join(map(str, causes))
-    return _status(causes) == 400 and Refusal(words=words).names("temperature", question.text())
-
-
-def _failure(error: Exception, question: Question, uri: str) -> Exception:
-    """What went wrong, without MLflow's words where these may hold the question, as many do."""
-    causes = list(_causes(error))
-    status = _status(causes)
-    if status in _DENIED:
-        return AccessDeniedError(f"judge={uri!r}: the key is refused (HTTP status {status}). Set the provider's key.")
-    if status is not None:
-        return UnansweredError(f"the judge answered with HTTP status {status}", status=status)
-    kinds = {base.__name__ for cause in causes for base in type(cause).__mro__}
-    if "Timeout" in kinds or "timed out" in str(error):
-        return UnansweredError("the judge did not answer in time", is_transient=True)
-    if "ConnectionError" in kinds:
-        return EngineUnavailableError(f"judge={uri!r} cannot be reached. Is its server running?")
-    if len(causes) == 1 and "MlflowException" in kinds and not _holds(str(error), question):  # before any request
-        return InvalidInputError(f"judge={uri!r}: {' '.join(str(error).split())[:_LONGEST]}")
-    return NoOpinionError(f"the judge's answer cannot be read ({type(causes[-1]).__name__})")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def _status(causes: Sequence[BaseException]) -> int | None:
-    for cause in causes:
-        response = getattr(cause, "response", None)
-        status = getattr(cause, "status_code", None) or getattr(response, "status_code", None)
-        if isinstance(status, int):
-            return status
-    return None
-
-
-def _holds(message: str, question: Question) -> bool:
-    """Whether a message repeats anything of what is judged."""
-    return any(word in message for section in question.sections for word in section.text.split() if len(word) > 3)

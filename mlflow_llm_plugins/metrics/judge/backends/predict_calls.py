@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mlflow_llm_plugins.errors import AccessDeniedError, EngineUnavailableError, InvalidInputError
+from mlflow_llm_plugins.metrics.judge.backends.causes import causes_of, silence_of, status_of
 from mlflow_llm_plugins.metrics.judge.backends.refusals import refusal_of
 from mlflow_llm_plugins.metrics.judge.backends.retries import UnansweredError, with_retries
 from mlflow_llm_plugins.metrics.judge.backends.settings import DeploymentSettings
@@ -66,10 +68,11 @@ class PredictCalls:
             raise
 
     def _try(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        handled = sys.exc_info()[1]
         try:
             answer = self._client.predict(inputs=dict(body), **self._where)
         except Exception as error:
-            raise _unanswered(error) from None
+            raise _unanswered(error, handled) from None
         return _as_chat(answer)
 
     @property
@@ -87,17 +90,24 @@ def _as_chat(answer: Any) -> Mapping[str, Any]:
     raise UnansweredError("the judge's answer has another form than was asked for")
 
 
-def _unanswered(error: Exception) -> UnansweredError:
-    """Without the client's words, which may repeat the question."""
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None) or _STATUSES.get(str(getattr(error, "error_code", "")))
-    if isinstance(status, int):
-        told = refusal_of(getattr(response, "content", None) or b"")
-        refusal = replace(told, words=f"{told.words} {error}")
-        return UnansweredError(f"the judge answered with HTTP status {status}", status=status, refusal=refusal)
-    kinds = {base.__name__ for base in type(error).__mro__}
-    if "Timeout" in kinds or "TimeoutError" in kinds:
-        return UnansweredError("the judge did not answer in time", is_transient=True)
-    is_unreached = "ConnectionError" in kinds
-    reason = "the judge cannot be reached" if is_unreached else f"the judge failed with {type(error).__name__}"
-    return UnansweredError(reason, is_unreached=is_unreached)
+def _unanswered(error: Exception, handled: BaseException | None) -> UnansweredError:
+    """Without the client's words, which may repeat the question.
+
+    Where nobody answered, MLflow's client of gateways gives codes, too: BAD_REQUEST or INTERNAL_ERROR.
+    """
+    causes = list(causes_of(error, handled))
+    status = status_of(causes)
+    if status is None and (silence := silence_of(causes)) is not None:
+        return silence
+    status = status or _STATUSES.get(str(getattr(error, "error_code", "")))
+    if status is None:
+        return UnansweredError(f"the judge failed with {type(error).__name__}")
+    told = refusal_of(_content(causes))
+    refusal = replace(told, words=f"{told.words} {error}")
+    return UnansweredError(f"the judge answered with HTTP status {status}", status=status, refusal=refusal)
+
+
+def _content(causes: Sequence[BaseException]) -> bytes:
+    """The body of the first answer among them."""
+    responses = (getattr(cause, "response", None) for cause in causes)
+    return next((response.content for response in responses if response is not None), None) or b""

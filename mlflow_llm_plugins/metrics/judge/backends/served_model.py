@@ -11,7 +11,7 @@ from mlflow_llm_plugins.metrics.judge.backends.http_calls import HttpCalls
 from mlflow_llm_plugins.metrics.judge.backends.retries import UnansweredError
 
 DENIED = (401, 403)
-_UNKNOWN_KEY = 401
+UNKNOWN_KEY = 401
 _LISTING_S = 5.0  # in which a server is to tell its models
 _TRIES = 2  # of a server that says nothing at all
 _SHOWN = 10  # models in a message
@@ -47,7 +47,7 @@ class ServedModel:
             try:
                 self.name = self._only(_listed(calls))
             except UnansweredError as error:
-                if error.is_unreached or error.status in DENIED:
+                if _is_final(error):
                     raise
                 if error.is_silence and self._tries < _TRIES:
                     return
@@ -65,8 +65,8 @@ class ServedModel:
             return
         try:
             _listed(calls)
-        except UnansweredError as error:  # some keys may ask and not list; a slow server may answer yet
-            if error.is_unreached or error.status == _UNKNOWN_KEY:
+        except UnansweredError as error:
+            if _is_final(error):
                 raise
 
     def _only(self, listed: Any) -> str | None:
@@ -77,6 +77,11 @@ class ServedModel:
             shown = ", ".join(map(str, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
             raise InvalidInputError(f"{self._url} has several models; name one, as {self._url}#NAME: {shown}.")
         return names[0] if names and isinstance(names[0], str) else None
+
+
+def _is_final(error: UnansweredError) -> bool:
+    """Whether no question need be asked: some keys may ask and not list, and a slow server may answer yet."""
+    return error.is_unreached or error.status == UNKNOWN_KEY
 
 
 def _listed(calls: HttpCalls) -> Any:

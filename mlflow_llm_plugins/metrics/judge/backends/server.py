@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 from mlflow_llm_plugins.errors import AccessDeniedError, EngineUnavailableError, InvalidInputError
 from mlflow_llm_plugins.metrics.judge.backends import chat
@@ -16,13 +16,13 @@ from mlflow_llm_plugins.metrics.judge.backends.http_calls import HttpCalls
 from mlflow_llm_plugins.metrics.judge.backends.retries import UnansweredError
 from mlflow_llm_plugins.metrics.judge.backends.rows_in_flight import RowsInFlight
 from mlflow_llm_plugins.metrics.judge.backends.served_model import DENIED, ServedModel
+from mlflow_llm_plugins.metrics.judge.backends.served_route import ServedRoute
 from mlflow_llm_plugins.metrics.judge.backends.server_url import ServerUrl
 from mlflow_llm_plugins.metrics.judge.backends.settings import Route, ServerSettings
 from mlflow_llm_plugins.metrics.judge.backends.verdicts import NoOpinionError
 from mlflow_llm_plugins.metrics.judge.question import Opinion, Question
 
 DECISIONS: dict[str, Callable[[], DecisionFormat]] = {"systemone": SystemOne, "decisions": OpenAIDecisions}
-_NO_ROUTE = (404, 405, 501)
 _INVALID = (400, 422)
 
 
@@ -47,7 +47,7 @@ class ServerJudge:
             )
         self._url = address.base
         self._model = ServedModel(self._url, address.model or self._settings.model)
-        self._route = self._settings.route
+        self._route = ServedRoute(self._url, self._model, self._settings.route)
         self._rows = RowsInFlight(self._settings.max_in_flight, self._settings.max_unanswered)
         self._form = chat.ChatForm(self._settings.max_tokens)
         self._open: HttpCalls | None = None
@@ -77,7 +77,7 @@ class ServerJudge:
 
     def describe(self) -> Mapping[str, Any]:
         """Address, model, route and settings, as far as they are known by then; of keys the place."""
-        found = {"backend": "server", "url": self._url, "model": self._model.name, "route": self._route}
+        found = {"backend": "server", "url": self._url, "model": self._model.name, "route": self._route.name}
         return {**self._settings.model_dump(), **found}
 
     def close(self) -> None:
@@ -98,9 +98,7 @@ class ServerJudge:
     def _opinion(self, question: Question, rationale: bool) -> Opinion:
         with self._explained_errors():
             self._model.find(self._calls)
-            if self._route is not None:
-                return self._by(self._route, question, rationale)
-            return self._by_first_route(question, rationale)
+            return self._route.opinion(self._by, question, rationale)
 
     @contextmanager
     def _explained_errors(self) -> Iterator[None]:
@@ -118,32 +116,7 @@ class ServerJudge:
                 ) from None
             raise
 
-    def _by_first_route(self, question: Question, rationale: bool) -> Opinion:
-        """By the first route that answers, and by that one from now on."""
-        refused: UnansweredError | None = None  # by a route that is there
-        for route in get_args(Route):
-            try:
-                opinion = self._by(route, question, rationale)
-            except UnansweredError as error:
-                if error.status not in (*_NO_ROUTE, *_INVALID):
-                    raise
-                last = error
-                if error.status in _INVALID:  # some models cannot be asked for decisions, or not of these options
-                    refused = error
-            except NoOpinionError:  # an answer, if none that can be used
-                self._route = route
-                raise
-            else:
-                self._route = route
-                return opinion
-        if refused is not None:
-            raise refused
-        raise EngineUnavailableError(
-            f"{self._url} has none of the routes {', '.join(get_args(Route))} for model {self._model.name!r}: {last}. "
-            "Is the address right, with its /v1, and the model's name?"
-        )
-
-    def _by(self, route: str, question: Question, rationale: bool) -> Opinion:
+    def _by(self, route: Route, question: Question, rationale: bool) -> Opinion:
         if route not in DECISIONS:
             return self._by_chat(question, rationale)
         wire = DECISIONS[route]()
@@ -169,25 +142,21 @@ class ServerJudge:
         assert opinion.choice is not None
         choice = opinion.choice
         try:
-            words, _ = chat.written(self._chat(question, lambda: self._form.explanation_body(question, choice)))
+            written = chat.written(self._chat(question, lambda: self._form.explanation_body(question, choice)))
         except NoOpinionError:
             return opinion
-        return replace(opinion, rationale=words.strip())
+        return replace(opinion, rationale=written.text.strip() or None)
 
     def _chat(self, question: Question, body: Callable[[], dict[str, Any]]) -> Any:
-        """The answer to a chat, asked without the parameters that the server does not take."""
-        while True:
-            try:
-                return self._calls.post(chat.PATH, self._addressed(body()))
-            except UnansweredError as error:
-                if self._form.drop(error, question):
-                    continue
-                if chat.refuses_form(error, question):
-                    raise InvalidInputError(
-                        f"{self._url}: {error}: it cannot hold an answer of model {self._model.name!r} to a JSON "
-                        "schema. Take a server of typed decisions, or one with structured outputs."
-                    ) from None
-                raise
+        try:
+            return self._form.answered(partial(self._calls.post, chat.PATH), lambda: self._addressed(body()), question)
+        except UnansweredError as error:
+            if chat.refuses_form(error, question):
+                raise InvalidInputError(
+                    f"{self._url}: {error}: it cannot hold an answer of model {self._model.name!r} to a JSON schema. "
+                    "Take a server of typed decisions, or one with structured outputs."
+                ) from None
+            raise
 
     def _addressed(self, body: dict[str, Any]) -> dict[str, Any]:
         return body if self._model.name is None else {"model": self._model.name, **body}
