@@ -275,10 +275,36 @@ def _make_room(evaluator: Any) -> None:
         make_room(evaluator.run_id, prefix if isinstance(prefix, str) else "")
 
 
+def keep_metrics_whole(default: Any) -> None:
+    """Have the default evaluator take `latency` out of a list of its own, where ours is to get the same list."""
+    stock = default.DefaultEvaluator._evaluate
+    if hasattr(stock, _MARK):
+        return
+
+    @functools.wraps(stock)
+    def evaluate(self: Any, model: Any, extra_metrics: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            extra_metrics = _unshared(extra_metrics)
+        except Exception:
+            _logger.debug("Nobody knows whether the evaluator 'llm' takes part.", exc_info=True)
+        return stock(self, model, extra_metrics, *args, **kwargs)
+
+    setattr(evaluate, _MARK, True)
+    default.DefaultEvaluator._evaluate = evaluate
+
+
+def _unshared(metrics: Any) -> Any:
+    """A copy of the list in an evaluation in which ours takes part, else the list itself."""
+    from mlflow_llm_plugins.evaluation.invitation import takes_part
+
+    return list(metrics) if takes_part() else metrics
+
+
 PATCHES: dict[str, Patch] = {
     "mlflow.pyfunc.scoring_server": serve_language_models,
     "mlflow.models.flavor_backend_registry": read_only_mlmodel,
     "mlflow.models.container": one_worker_in_containers,
     "mlflow.deployments.cli": repair_deployment_commands,
     "mlflow.models.evaluation.default_evaluator": keep_tables_apart,
+    "mlflow.models.evaluation.evaluators.default": keep_metrics_whole,
 }

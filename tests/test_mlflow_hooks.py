@@ -21,7 +21,7 @@ from mlflow.models import container
 from mlflow.pyfunc import scoring_server
 
 from mlflow_llm_plugins import quantized_llm
-from mlflow_llm_plugins.mlflow_hooks import SWITCH, HooksProvider, repair_deployment_commands
+from mlflow_llm_plugins.mlflow_hooks import SWITCH, HooksProvider, keep_metrics_whole, repair_deployment_commands
 
 
 class Plain(mlflow.pyfunc.PythonModel):
@@ -374,3 +374,17 @@ def test_evaluations_of_others_stay_as_they_are_where_ours_never_ran(tmp_path):
     assert run(code, tmp_path, MLFLOW_TRACKING_URI=store).split() == ["True", "[]"]
     off = run(code, tmp_path, MLFLOW_TRACKING_URI=store, **{SWITCH: "0"})
     assert off.split() == ["False", "[]"]
+
+
+def test_the_default_evaluator_gets_the_list_itself_where_ours_takes_no_part():
+    class DefaultEvaluator:
+        def _evaluate(self, model, extra_metrics, custom_artifacts=None, **kwargs):
+            return extra_metrics, custom_artifacts, kwargs
+
+    module = SimpleNamespace(DefaultEvaluator=DefaultEvaluator)
+    keep_metrics_whole(module)
+    keep_metrics_whole(module)
+    metrics = [mlflow.metrics.latency()]
+    given, *others = DefaultEvaluator()._evaluate(None, metrics, "artifacts", more=1)
+    assert given is metrics
+    assert others == ["artifacts", {"more": 1}]

@@ -82,13 +82,18 @@ def missing_parameters(metric: EvaluationMetric, columns: Columns, others: Itera
 def missing_message(metric: EvaluationMetric, missing: Sequence[str], columns: Columns) -> str:
     """What to say when a metric cannot be computed."""
     names = columns.names()
+    there = f"There are: {', '.join(names)}."
+    if mapped := [name for name in missing if name in columns.mapping]:
+        wrong = columns.mapping[mapped[0]]
+        problem = f"There is no column {wrong!r}, which col_mapping names for it.{did_you_mean(wrong, names)}"
+        return f"Metric {metric.name!r} needs {mapped[0]!r}. {problem} {there}"
     said = [f"{name!r}{'' if name == 'targets' else did_you_mean(name, names)}" for name in missing]
     remedy = (
         "give targets=..., the name of the column of references"
         if list(missing) == ["targets"]
         else f"map it to a column by evaluator_config={{'col_mapping': {{{missing[0]!r}: ...}}}}"
     )
-    return f"Metric {metric.name!r} needs {', '.join(said)}: {remedy}. There are: {', '.join(names)}."
+    return f"Metric {metric.name!r} needs {', '.join(said)}: {remedy}. {there}"
 
 
 def is_legacy(metric: EvaluationMetric) -> bool:

@@ -14,11 +14,12 @@ from mlflow.models.evaluation.base import EvaluationMetric
 from mlflow_llm_plugins.errors import InvalidInputError, LLMError
 from mlflow_llm_plugins.evaluation.columns import Columns, missing_message, missing_parameters, parameters_of
 from mlflow_llm_plugins.evaluation.foreign_metric import evaluated
+from mlflow_llm_plugins.evaluation.results.run_figures import FIGURES
 from mlflow_llm_plugins.metrics.metric import LLMMetric, RowScores
 
 _logger = logging.getLogger(__name__)
 
-RESERVED = frozenset({"rows", "error_rate"})  # figures that every evaluation has
+RESERVED = FIGURES  # names that no metric may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def prepare(metrics: Sequence[EvaluationMetric], columns: Columns, *, more_colum
     """
     for metric in metrics:
         if metric.name in RESERVED:
-            raise InvalidInputError(f"No metric may be called {metric.name!r}: every evaluation has a figure of it.")
+            raise InvalidInputError(f"No metric may be called {metric.name!r}: the evaluator has figures of it.")
         missing = missing_parameters(metric, columns, _others(metric, metrics))
         if missing and not (more_columns and "targets" not in missing):
             raise InvalidInputError(missing_message(metric, missing, columns))

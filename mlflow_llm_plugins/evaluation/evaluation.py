@@ -20,9 +20,9 @@ from mlflow_llm_plugins.evaluation.conversations import as_texts, quotes
 from mlflow_llm_plugins.evaluation.invitation import others_take_part
 from mlflow_llm_plugins.evaluation.measured import UNLOADED, say_what_is_not_timed, unloaded_columns
 from mlflow_llm_plugins.evaluation.predictions import PeakMemory, Prediction, PredictOptions, Source, source_of
-from mlflow_llm_plugins.evaluation.predictions.features import likely_inputs
+from mlflow_llm_plugins.evaluation.predictions.features import likely_inputs, several_columns
 from mlflow_llm_plugins.evaluation.results.record import log_record
-from mlflow_llm_plugins.evaluation.results.run import Outcome, log_figures, log_outcome
+from mlflow_llm_plugins.evaluation.results.run import Outcome, log_figures, log_outcome, storable
 from mlflow_llm_plugins.evaluation.results.run_figures import loaded_figures
 from mlflow_llm_plugins.evaluation.settings import EvaluatorSettings, parse_settings
 from mlflow_llm_plugins.metrics.engines import find_engine
@@ -65,6 +65,7 @@ class Evaluation:
             _logger.warning("custom_artifacts are left to MLflow's default evaluator.")
         if model is None and settings.params:
             _logger.warning("params are not used: the predictions are made already.")
+        _check_columns(dataset)
         frame = _features(dataset)
         source = source_of(model, frame, _options(settings, predictions_column), predictions=dataset.predictions_data)
         engine = find_engine(model)
@@ -94,9 +95,11 @@ class Evaluation:
         )
         result = log_outcome(outcome, self.settings, run_id, others_take_part())
         result.artifacts.update(log_record(computed, self.source.describe(), self.settings, run_id))
+        stored = storable(result.metrics, run_id)
         failure = self._failure(predictions)
-        if model_id is None or failure is not None:  # else MLflow logs the figures of all evaluators, to both, once
-            log_figures(result.metrics, self.dataset, run_id, model_id)
+        if model_id is not None and failure is None:  # MLflow logs what it is given by all evaluators, to both, once
+            return EvaluationResult(metrics=stored, artifacts=result.artifacts, run_id=run_id)
+        log_figures(stored, self.dataset, run_id, model_id)
         if failure is not None:
             raise failure
         return result
@@ -145,6 +148,14 @@ class Evaluation:
             f"{len(failed)} of {len(predictions)} rows have no answer, more than max_error_rate={limit:g} allows. "
             f"{first}All reasons are in the run's table, column error."
         )
+
+
+def _check_columns(dataset: Any) -> None:
+    """Refuse targets or predictions whose name MLflow found several columns by."""
+    named = {dataset.targets_name: dataset.labels_data, dataset.predictions_name: dataset.predictions_data}
+    for name, column in named.items():
+        if name is not None and getattr(column, "ndim", 1) > 1:
+            raise several_columns(name)
 
 
 def _features(dataset: Any) -> pd.DataFrame:

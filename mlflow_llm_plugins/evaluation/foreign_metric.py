@@ -90,11 +90,18 @@ def _row_scores(metric: EvaluationMetric, value: Any, answered: Sequence[bool]) 
     if not isinstance(value, MetricValue):
         return None
     scores = _spread(metric, value.scores, answered, math.nan)
-    aggregates = dict(value.aggregate_results or {})
-    if not aggregates and scores is not None:
-        numbers = [float(score) for score in scores if isinstance(score, Real) and math.isfinite(score)]
-        aggregates = standard_aggregations(numbers) if numbers else {}
+    aggregates = _aggregates(value.aggregate_results, scores)
     return RowScores(scores, _spread(metric, value.justifications, answered, None), aggregates)
+
+
+def _aggregates(given: Mapping[str, Any] | None, scores: Sequence[Any] | None) -> dict[str, Any]:
+    """The metric's own, else MLflow's; with the number of scores, as metrics of this package have it."""
+    if scores is None:
+        return dict(given or {})
+    if given:
+        return {"count": sum(not is_missing(score) for score in scores), **given}
+    numbers = [float(score) for score in scores if isinstance(score, Real) and math.isfinite(score)]
+    return {**standard_aggregations(numbers), "count": len(numbers)} if numbers else {}
 
 
 def _spread(

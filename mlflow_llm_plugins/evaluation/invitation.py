@@ -34,12 +34,24 @@ def is_invited(asking: FrameType, model_type: str | None, evaluator_config: obje
 
 
 def others_take_part() -> bool:
-    """Whether the evaluation that is running has other evaluators beside this one."""
+    """Whether others evaluate beside this one; MLflow leaves out those that cannot evaluate the model type."""
+    running = _running()
+    model_type = running.get("model_type")
+    others = [each for each in running.get("evaluators") or () if getattr(each, "name", NAME) != NAME]
+    return any(each.evaluator.can_evaluate(model_type=model_type, evaluator_config=each.config) for each in others)
+
+
+def takes_part() -> bool:
+    """Whether this evaluator is one of those of the evaluation that is running."""
+    return any(getattr(each, "name", None) == NAME for each in _running().get("evaluators") or ())
+
+
+def _running() -> Mapping[str, Any]:
+    """What MLflow evaluates with, by its names; nothing where no evaluation is running in this thread."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not _is(frame, _EVALUATING):
         frame = frame.f_back
-    evaluators = frame.f_locals.get("evaluators") if frame is not None else None
-    return any(getattr(each, "name", NAME) != NAME for each in evaluators or ())
+    return {} if frame is None else frame.f_locals
 
 
 def _is(frame: FrameType, function: str) -> bool:

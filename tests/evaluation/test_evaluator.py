@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import mlflow
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.metrics import MetricValue
 from mlflow.models import MetricThreshold
 from mlflow.models.evaluation.validation import ModelValidationFailedException
 
@@ -270,6 +272,94 @@ def test_prefix_stands_before_metrics_and_files(answered, tracking):
     assert "held_out_eval_results_table.json" in files
 
 
+def test_figures_of_metrics_from_outside_say_over_how_many_rows_they_are(answered, tracking):
+    def some(predictions):
+        return MetricValue(scores=[1.0, 3.0, None, 5.0])
+
+    def own(predictions):
+        return MetricValue(scores=[1.0, 3.0, None, 5.0], aggregate_results={"best": 5.0})
+
+    def counting(predictions):
+        return MetricValue(scores=[1.0, 3.0, 4.0, 5.0], aggregate_results={"count": 7})
+
+    made = [mlflow.models.make_metric(eval_fn=function, greater_is_better=True) for function in (some, own, counting)]
+    metrics = evaluate(data=answered, predictions="answer", model_type=None, extra_metrics=made).metrics
+    assert (metrics["some/mean"], metrics["some/count"]) == (3.0, 3)
+    assert (metrics["own/best"], metrics["own/count"]) == (5.0, 3)
+    assert metrics["counting/count"] == 7
+
+
+def test_columns_of_one_name_are_refused_before_anything_is_asked(questions, tracking):
+    asked = []
+    rows = questions.rename(columns={"number": "question"})
+    with pytest.raises(MlflowException, match=r"data has several columns 'question'; rename them\."):
+        evaluate(lambda frame: asked.append(frame), rows, targets="truth", model_type="text")
+    assert not asked
+
+
+def test_targets_of_several_columns_are_refused(answered, tracking):
+    rows = answered.rename(columns={"number": "truth"})
+    with pytest.raises(MlflowException, match=r"data has several columns 'truth'; rename them\."):
+        evaluate(data=rows, predictions="answer", targets="truth", model_type="question-answering")
+
+
+def length(inputs):
+    return MetricValue(scores=[float(len(text)) for text in inputs])
+
+
+@pytest.fixture
+def metric_of_inputs():
+    return mlflow.models.make_metric(eval_fn=length, greater_is_better=True)
+
+
+WRONG_COLUMN = (
+    "Metric 'length' needs 'inputs'. There is no column 'qestion', which col_mapping names for it. "
+    "Did you mean 'question'? There are: predictions,"
+)
+
+
+def test_a_wrong_column_of_the_mapping_is_refused_with_the_nearest(answered, metric_of_inputs, tracking):
+    with pytest.raises(MlflowException, match=re.escape(WRONG_COLUMN)):
+        evaluate(
+            data=answered,
+            predictions="answer",
+            config={"col_mapping": {"inputs": "qestion"}},
+            model_type=None,
+            extra_metrics=[metric_of_inputs],
+        )
+
+
+def test_a_wrong_column_of_the_mapping_is_warned_of_where_the_model_might_give_it(
+    questions, metric_of_inputs, tracking, caplog
+):
+    result = evaluate(
+        lambda frame: ["fine"] * len(frame),
+        questions,
+        {"col_mapping": {"inputs": "qestion"}},
+        model_type=None,
+        extra_metrics=[metric_of_inputs],
+    )
+    assert WRONG_COLUMN in caplog.text
+    assert "length/mean" not in result.metrics
+
+
+@pytest.mark.parametrize("evaluators", [["llm", "default"], ["default", "llm"]])
+def test_latency_is_measured_beside_the_default_evaluator_too(evaluators, questions, tracking):
+    asked = [mlflow.metrics.latency(), mlflow.metrics.exact_match()]
+    given = list(asked)
+    result = mlflow.models.evaluate(
+        lambda frame: ["It is 0."] * len(frame),
+        questions,
+        targets="truth",
+        model_type=None,
+        extra_metrics=given,
+        evaluators=evaluators,
+        evaluator_config={"llm": {**SILENT, "plots": False}},
+    )
+    assert result.metrics["latency/v1/count"] == 5
+    assert given == asked
+
+
 @pytest.mark.parametrize("evaluators", [["llm", "default"], ["default", "llm"]])
 def test_beside_the_default_evaluator_each_has_a_table_of_its_own(evaluators, answered, tracking):
     answered = answered.fillna("It is 2.")
@@ -404,9 +494,10 @@ def test_error_of_the_whole_does_not_repeat_a_row(chat_model, tracking):
     assert "SECRETROLE" not in str(raised.value)
 
 
-def test_no_metric_may_take_the_name_of_a_figure(answered, tracking):
-    metric = mlflow.models.make_metric(eval_fn=lambda predictions: 1.0, greater_is_better=True, name="error_rate")
-    with pytest.raises(MlflowException, match="No metric may be called 'error_rate'"):
+@pytest.mark.parametrize("name", ["error_rate", "loaded_latency", "prompt_tokens", "throughput", "peak_memory"])
+def test_no_metric_may_take_the_name_of_a_figure(name, answered, tracking):
+    metric = mlflow.models.make_metric(eval_fn=lambda predictions: 1.0, greater_is_better=True, name=name)
+    with pytest.raises(MlflowException, match=f"No metric may be called '{name}'"):
         evaluate(data=answered, predictions="answer", model_type=None, extra_metrics=[metric])
 
 

@@ -48,6 +48,16 @@ def test_its_own_model_types_need_no_name(model_type, tracking):
     assert took_part(evaluate(model_type=model_type))
 
 
+@pytest.mark.parametrize(("model_type", "table"), [("llm", "eval"), ("text", "llm_eval")])
+def test_evaluators_that_cannot_evaluate_the_model_type_take_no_part(model_type, table, tracking, monkeypatch):
+    monkeypatch.setattr("mlflow.models.evaluation.evaluators.default.DefaultEvaluator._builtin_metrics", lambda _: [])
+    with mlflow.start_run() as run:
+        result = evaluate(model_type=model_type, evaluators=["default", "llm"], evaluator_config={"llm": {}})
+    assert f"{table}_results_table" in result.artifacts
+    files = [file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)]
+    assert [file for file in files if "table" in file] == [f"{table}_results_table.json"]
+
+
 @pytest.mark.parametrize("evaluators", [None, "default"])
 def test_stock_evaluations_are_what_they_are_without_it(evaluators, tracking, monkeypatch):
     from mlflow.models.evaluation.evaluator_registry import _model_evaluation_registry as registry

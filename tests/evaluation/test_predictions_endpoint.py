@@ -81,6 +81,19 @@ class StreamingClient(FakeClient):
             yield {"choices": [], "usage": USAGE}
 
 
+class StrictClient(StreamingClient):
+    """Refuses a parameter, in streams as well."""
+
+    def answer(self, inputs):
+        if "max_token" in inputs:
+            raise MlflowException("unknown field max_token")
+        return super().answer(inputs)
+
+    def chunks(self, inputs):
+        self.answer(inputs)
+        return super().chunks(inputs)
+
+
 class NoUsageClient(StreamingClient):
     """A server that refuses what it does not know."""
 
@@ -254,6 +267,11 @@ class TestUnloaded:
         expected = "Endpoint 'chat' does not stream: only whole answers are timed."
         assert said == ([] if kind is FakeClient else [expected])
 
+    def test_an_endpoint_that_refuses_the_parameters_is_not_said_to_have_no_streams(self, asking, caplog):
+        found = asking(StrictClient(), params={"max_token": 5}).predict_unloaded(3)
+        assert {row.error for row in found if row is not None} == {"the model raised MlflowException (INTERNAL_ERROR)"}
+        assert "does not stream" not in caplog.text
+
     def test_a_row_that_fails_does_not_end_streaming(self, asking):
         cells = [*PROMPTS, "BOOM secret"]
         asked = asking(StreamingClient(), cells)
@@ -262,10 +280,53 @@ class TestUnloaded:
         assert all(row.token_times for row in found[:-1])
         assert asked.can_stream
 
+    def test_a_row_that_cannot_be_sent_does_not_end_streaming(self, asking):
+        several = {"messages": [{"role": "user", "content": "a"}], "n": 2}
+        asked = asking(StreamingClient(), [*PROMPTS, several])
+        found = asked.predict_unloaded(10)
+        assert "n=2 is not supported" in found[-1].error
+        assert all(row.token_times for row in found[:-1])
+        assert asked.can_stream
+
     def test_an_error_inside_a_stream_is_a_reason(self, asking):
         found = asking(StreamingClient(), [*PROMPTS, "BREAKS secret"]).predict_unloaded(10)
         assert found[-1].error == "the endpoint reported an error while it streamed"
         assert [row.error for row in found[:-1]] == [None] * 9
+
+
+@pytest.mark.parametrize("task", [CHAT, COMPLETIONS, None])
+def test_several_answers_to_a_row_are_refused_before_any_is_asked(asking, task):
+    client = FakeClient(task)
+    with pytest.raises(UnsupportedFeatureError, match="n=2 is not supported for rows, which get one text each"):
+        asking(client, params={"n": 2})
+    assert client.asked == []
+    asking(client, inference_params={"n": 2}, params={"n": 1}).predict_all()
+    assert {inputs["n"] for _, inputs in client.asked} == {1}
+
+
+def test_a_row_that_wants_several_answers_has_none(asking):
+    request = {"messages": [{"role": "user", "content": "a"}], "n": 3}
+    several, one = asking(FakeClient(), [request, {**request, "n": None}]).predict_all()
+    assert several.error == "n=3 is not supported for rows, which get one text each; leave n out."
+    assert one.output == "A"
+
+
+def test_other_endpoints_may_give_n_a_meaning_of_their_own(asking):
+    client = FakeClient("llm/v1/embeddings")
+    client.answer = lambda inputs: {"predictions": [inputs["n"]]}
+    assert asking(client, [{"input": "a"}], params={"n": 2}).predict_all()[0].output == 2
+
+
+def test_without_a_deployments_target_it_is_said_how_to_set_one(monkeypatch):
+    monkeypatch.setattr("mlflow.deployments.utils._deployments_target", None)
+    monkeypatch.delenv("MLFLOW_DEPLOYMENTS_TARGET", raising=False)
+    model = _get_model_from_deployment_endpoint_uri("endpoints:/chat")
+    with pytest.raises(InvalidInputError) as refusal:
+        source_of(model, pd.DataFrame({"inputs": PROMPTS}))
+    assert str(refusal.value) == (
+        "The endpoint 'chat' cannot be asked, as no deployments target is set: set MLFLOW_DEPLOYMENTS_TARGET, for "
+        "example to local, or call mlflow.deployments.set_deployments_target('http://localhost:5000')."
+    )
 
 
 def test_an_endpoint_that_is_not_there_is_an_error_of_the_whole(asking):

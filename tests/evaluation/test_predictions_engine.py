@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from mlflow_llm_plugins import quantized_llm
-from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
 from mlflow_llm_plugins.evaluation.predictions import PredictOptions, source_of
 
 PARAMS = {"max_tokens": 6, "ignore_eos": True}
@@ -85,3 +85,26 @@ def test_parameters_that_are_wrong_for_any_row_are_an_error_of_the_whole(model):
     for ask in (asked.predict_all, lambda: asked.predict_unloaded(2)):
         with pytest.raises(InvalidInputError, match="temperature"):
             ask()
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ({"stream": True}, "stream is"),
+        ({"stream_options": {"include_usage": True}}, "stream_options is"),
+        ({"messages": []}, "messages is"),
+        ({"stream": True, "prompt": "secret"}, "prompt, stream are"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs is"),
+    ],
+)
+def test_what_belongs_to_whole_requests_is_refused_before_anything_is_generated(model, params, named):
+    with pytest.raises(UnsupportedFeatureError) as refusal:
+        source_of(model, pd.DataFrame({"prompt": ["a"]}), PredictOptions(params=params))
+    assert f"{named} not supported in params for rows" in str(refusal.value)
+    assert "secret" not in str(refusal.value)
+
+
+def test_fields_of_whole_requests_that_ask_for_nothing_are_let_through(model):
+    params = {**PARAMS, "stream": False, "stream_options": None, "prompt": None, "chat_template_kwargs": {}}
+    (row,) = source_of(model, pd.DataFrame({"prompt": ["a"]}), PredictOptions(params=params)).predict_all()
+    assert row.completion_tokens == 6

@@ -56,6 +56,18 @@ def test_columns_of_an_array_are_found_by_their_names():
     assert Features(data[:, 1:]).inputs(None) == ["asked", "also"]
 
 
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        (pd.DataFrame([["a", "b", "c"]], columns=["topic", "question", "question"]), None),
+        (np.array([["a", "b", "c"]], dtype=object), ["question", "topic", "question"]),
+    ],
+)
+def test_columns_of_one_name_are_refused(data, names):
+    with pytest.raises(InvalidInputError, match=r"data has several columns 'question'; rename them\."):
+        Features(data, names)
+
+
 def test_arrays_inside_conversations_become_lists():
     parts = np.array([{"type": "text", "text": "hi"}], dtype=object)
     frame = pd.DataFrame({"messages": [np.array([{"role": "user", "content": parts}], dtype=object)]})

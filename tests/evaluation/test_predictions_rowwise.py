@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import random
 import threading
 
@@ -286,3 +287,23 @@ class TestStatic:
             source_of(_get_model_from_function(lambda rows: rows), FRAME.head(0))
         with pytest.raises(InvalidInputError, match=r"The model cannot be asked: int has no predict\(\)"):
             source_of(7, FRAME)
+
+
+async def _answers_later(rows):
+    return list(rows["question"])
+
+
+async def _streams_later(rows):
+    yield rows["question"].iloc[0]
+
+
+@pytest.mark.parametrize(("answer", "kind"), [(_answers_later, "coroutine"), (_streams_later, "async_generator")])
+@pytest.mark.parametrize("shape", [lambda given: given, lambda given: [given], lambda given: {"any": given}])
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("error:coroutine:RuntimeWarning")
+def test_what_has_to_be_awaited_is_no_answer(answer, kind, shape):
+    found = source(lambda rows: shape(answer(rows))).predict_all()
+    gc.collect()  # a coroutine that nobody closed would complain now
+    assert {row.error for row in found} == {
+        f"the model gave a {kind}, not its answer; have the function wait for it, for example by asyncio.run(...)"
+    }

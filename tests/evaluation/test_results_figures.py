@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_llm_plugins.evaluation.predictions.prediction import Prediction
-from mlflow_llm_plugins.evaluation.results.run_figures import loaded_figures
+from mlflow_llm_plugins.evaluation.results.run_figures import FIGURES, loaded_figures
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,14 @@ def test_figures_are_those_of_the_standard_library(
     assert figures["prompt_tokens/mean"] == pytest.approx(prompts / len(answered))
 
 
+@given(st.lists(STREAMED, min_size=1, max_size=4), st.lists(FAILED, max_size=2), SECONDS)
+def test_all_figures_are_among_those_that_no_metric_may_be_called(
+    answered: list[Prediction], failed: list[Prediction], wall_s: float
+):
+    figures = loaded_figures([*answered, *failed], wall_s, Peak(1, 2))
+    assert {key.partition("/")[0] for key in figures} <= FIGURES
+
+
 def test_percentiles_interpolate_between_neighbours():
     figures = loaded_figures([Prediction("a", latency=seconds) for seconds in (3.0, 1.0, 2.0)])
     assert figures["loaded_latency/p90"] == pytest.approx(2.8)
@@ -80,8 +88,8 @@ def test_static_predictions_have_rows_and_an_error_rate_only():
 def test_totals_that_not_every_answer_knows_are_left_out():
     known, unknown = Prediction("a", latency=1.0, completion_tokens=4), Prediction("b", latency=1.0)
     figures = loaded_figures([known, unknown], wall_s=2.0)
-    assert figures["completion_tokens/mean"] == 4
-    assert not {"completion_tokens/total", "throughput/output_tokens_per_second", "prompt_tokens/mean"} & set(figures)
+    assert (figures["completion_tokens/mean"], figures["completion_tokens/count"]) == (4, 1)
+    assert not {"completion_tokens/total", "throughput/output_tokens_per_second", "prompt_tokens/count"} & set(figures)
 
 
 def test_a_model_that_answered_nothing_has_a_throughput_of_zero():

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -11,7 +14,14 @@ import pytest
 from mlflow.metrics.base import MetricValue
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
+from mlflow_llm_plugins.evaluation.comparison.log import log_plots as log_comparison_plots
+from mlflow_llm_plugins.evaluation.comparison.log import log_tables
+from mlflow_llm_plugins.evaluation.predictions.prediction import Prediction
 from mlflow_llm_plugins.evaluation.results.artifact_file import log_results_table, make_room, table_file
+from mlflow_llm_plugins.evaluation.results.plots import log_plots
+from mlflow_llm_plugins.evaluation.results.plots.canvas import new_figure
+from mlflow_llm_plugins.evaluation.results.record import log_record
+from mlflow_llm_plugins.evaluation.settings import EvaluatorSettings
 
 SHORT, OWN = "eval_results_table.json", "llm_eval_results_table.json"
 
@@ -175,3 +185,78 @@ def test_a_table_of_a_run_that_is_not_active_goes_to_that_run(tracking: str):
     assert mlflow.active_run() is None
     assert other in artifact.uri
     _assert_holds(other, SHORT, frame)
+
+
+@pytest.mark.parametrize("value", [1e-11, 0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308, 2**63 - 1])
+def test_numbers_are_kept_as_they_are(run_id: str, value: float):
+    file, artifact = log_results_table(pd.DataFrame({"m/v1/score": [value]}, dtype=object), run_id, others=False)
+    assert artifact.content["data"] == [[value]]
+    assert artifact._load() == {"columns": ["m/v1/score"], "data": [[value]]}
+    assert _shown(run_id) == [file]
+
+
+def test_a_table_in_a_folder_is_said_to_be_read_from_there(run_id: str, caplog: pytest.LogCaptureFixture):
+    file, artifact = log_results_table(_frame(), run_id, others=False, prefix="held_out/")
+    result = mlflow.models.EvaluationResult({}, {"eval_results_table": artifact}, run_id)
+    assert result.tables == {}  # MLflow looks for it outside of the folder
+    assert f"mlflow.load_table({file!r}, run_ids=[{run_id!r}])" in caplog.text
+
+
+def _table_file(run_id: str) -> str:
+    return log_results_table(_frame(), run_id, others=False).file
+
+
+def _record_file(run_id: str) -> str:
+    return log_record([], {}, EvaluatorSettings(), run_id)["llm_evaluation"].uri
+
+
+def _plot_file(run_id: str) -> str:
+    return log_plots([Prediction("a", latency=random.random())], {}, run_id)["llm_latency"].uri
+
+
+def _comparison_table_file(run_id: str) -> str:
+    return log_tables({"comparison": _frame()}, run_id)["comparison"]
+
+
+def _comparison_plot_file(run_id: str) -> str:
+    return log_comparison_plots({"pareto": lambda: new_figure(1, 1)}, run_id)["pareto"]
+
+
+@pytest.mark.parametrize("log", [_table_file, _record_file, _plot_file, _comparison_table_file, _comparison_plot_file])
+def test_threads_that_log_into_one_run_get_files_of_their_own(
+    run_id: str, log: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+):
+    """Each looks at what is there before another could log; one that waits for its turn lets the first go on."""
+    both_looked = threading.Barrier(2)
+    list_artifacts = mlflow.MlflowClient.list_artifacts
+
+    def listed_by_both(*args: object) -> object:
+        found = list_artifacts(*args)
+        with suppress(threading.BrokenBarrierError):
+            both_looked.wait(timeout=0.3)
+        return found
+
+    monkeypatch.setattr(mlflow.MlflowClient, "list_artifacts", listed_by_both)
+    with ThreadPoolExecutor(2) as threads:
+        files = list(threads.map(log, [run_id] * 2))
+    assert len(set(files)) == 2
+
+
+def test_room_is_made_while_no_other_thread_chooses_a_file(run_id: str, monkeypatch: pytest.MonkeyPatch):
+    first, second = _frame(2), _frame(3)
+    log_results_table(first, run_id, others=False)
+    download, logged = mlflow.MlflowClient.download_artifacts, []
+
+    with ThreadPoolExecutor(1) as thread, monkeypatch.context() as patch:
+
+        def while_another_logs(*args: object) -> str:
+            logged.append(thread.submit(log_results_table, second, run_id, others=True))
+            wait(logged, timeout=0.3)
+            return download(*args)
+
+        patch.setattr(mlflow.MlflowClient, "download_artifacts", while_another_logs)
+        moved = make_room(run_id)
+        other = logged[0].result(timeout=20).file
+    assert (moved, other) == (OWN, "llm_eval_results_table_2.json")
+    _assert_holds(run_id, moved, first)
+    _assert_holds(run_id, other, second)

@@ -110,7 +110,7 @@ def _check_columns(name: str, variant: Variant, setup: Setup, asks_texts: bool) 
     may_have_more = not asks_texts and variant.predictions is None  # only the model knows which columns it gives
     for metric in metrics:
         if metric.name in RESERVED:
-            raise InvalidInputError(f"No metric may be called {metric.name!r}: every evaluation has a figure of it.")
+            raise InvalidInputError(f"No metric may be called {metric.name!r}: the evaluator has figures of it.")
         others = [other.name for other in metrics if other is not metric]
         missing = missing_parameters(metric, columns, others)
         if missing and not (may_have_more and "targets" not in missing):

@@ -22,6 +22,8 @@ _logger = logging.getLogger(__name__)
 
 _IN_FLIGHT = 32
 _CHAT, _COMPLETIONS = "llm/v1/chat", "llm/v1/completions"
+_OF_TEXTS = (_CHAT, _COMPLETIONS, None)  # None: not told
+_TARGET = "MLFLOW_DEPLOYMENTS_TARGET"
 _WITH_USAGE = {"stream_options": {"include_usage": True}}
 _STREAMS: tuple[Mapping[str, Any], ...] = (_WITH_USAGE, {})  # what streams are asked for with, the best first
 
@@ -39,6 +41,7 @@ class EndpointSource:
         self._params = params
         self._max_in_flight = max_in_flight
         self._task = _task_of(client.get_endpoint(endpoint))
+        self._check_choices(params)
         self._streams = _STREAMS if hasattr(client, "predict_stream") else ()
 
     @classmethod
@@ -46,6 +49,8 @@ class EndpointSource:
         """None where the model is no endpoint as MLflow wraps it for evaluations.
 
         Raises:
+            InvalidInputError: No deployments target is set.
+            UnsupportedFeatureError: `params` ask for several answers to a row.
             MlflowException: The client's, where there is no such endpoint.
         """
         from mlflow.deployments import get_deploy_client
@@ -54,9 +59,14 @@ class EndpointSource:
         wrapped = getattr(model, "python_model", None)
         if not isinstance(wrapped, ModelFromDeploymentEndpoint):
             return None
+        if (client := get_deploy_client()) is None:
+            raise InvalidInputError(
+                f"The endpoint {wrapped.endpoint!r} cannot be asked, as no deployments target is set: set {_TARGET}, "
+                "for example to local, or call mlflow.deployments.set_deployments_target('http://localhost:5000')."
+            )
         rows = features.inputs(options.input_column)
         params = {**(wrapped.params or {}), **options.params}
-        return cls(get_deploy_client(), wrapped.endpoint, rows, params, options.max_in_flight or _IN_FLIGHT)
+        return cls(client, wrapped.endpoint, rows, params, options.max_in_flight or _IN_FLIGHT)
 
     @property
     def can_stream(self) -> bool:
@@ -75,7 +85,8 @@ class EndpointSource:
 
     def predict_all(self, *, progress: bool = True) -> list[Prediction]:
         """See `Source`."""
-        return ask_each(self._whole, len(self._rows), self._max_in_flight, progress=progress)
+        rows, most = len(self._rows), self._max_in_flight
+        return ask_each(lambda row: self._whole(self._payload(row)), rows, most, progress=progress)
 
     def predict_unloaded(self, size: int, seed: int = 0, *, progress: bool = True) -> list[Prediction | None]:
         """See `Source`; the first requests find out whether the endpoint streams."""
@@ -94,40 +105,47 @@ class EndpointSource:
             "params": dict(self._params),
         }
 
-    def _whole(self, row: int) -> Prediction:
-        payload = self._payload(row)
+    def _whole(self, payload: Mapping[str, Any]) -> Prediction:
         started = time.perf_counter()
         answer = self._client.predict(endpoint=self._endpoint, inputs=payload)
         latency = time.perf_counter() - started
         return replace(self._read(answer), latency=latency)
 
-    def _streamed(self, row: int) -> Prediction:
-        payload = {**self._payload(row), **self._streams[0]}
+    def _streamed(self, payload: Mapping[str, Any]) -> Prediction:
+        inputs = {**payload, **self._streams[0]}
         started = time.perf_counter()
-        return read_stream(self._client.predict_stream(endpoint=self._endpoint, inputs=payload), started)
+        return read_stream(self._client.predict_stream(endpoint=self._endpoint, inputs=inputs), started)
 
     def _ask(self, row: int) -> Prediction:
         """By a stream, where the endpoint has them."""
+        payload = self._payload(row)  # what is wrong with it tells nothing of streams
         if not self._streams:
-            return self._whole(row)
+            return self._whole(payload)
         try:
-            return self._streamed(row)
+            return self._streamed(payload)
         except Exception as error:
             if not _is_unsupported(error):
                 raise
         self._streams = ()
-        return self._whole(row)
+        return self._whole(payload)
 
     def _warm_up(self, sample: Sample) -> None:
         """Ask until a row is answered; a way to ask for streams in which none is answered is not tried again."""
         hoped = bool(self._streams)
-        while not sample.warm_up(self._ask) and self._streams:
+        while not (is_answered := sample.warm_up(self._ask)) and self._streams:
             self._streams = self._streams[1:]
-        if hoped and not self._streams:
+        if hoped and is_answered and not self._streams:  # else it is not streaming that is refused
             _logger.warning("Endpoint %r does not stream: only whole answers are timed.", self._endpoint)
 
     def _payload(self, row: int) -> dict[str, Any]:
-        return {**_payload_of(self._rows[row], self._task), **self._params}
+        payload = {**_payload_of(self._rows[row], self._task), **self._params}
+        self._check_choices(payload)
+        return payload
+
+    def _check_choices(self, asked: Mapping[str, Any]) -> None:
+        n = asked.get("n")
+        if self._task in _OF_TEXTS and n not in (None, 1):
+            raise UnsupportedFeatureError(f"n={n!r} is not supported for rows, which get one text each; leave n out.")
 
     def _read(self, answer: Any) -> Prediction:
         if is_completion(answer):

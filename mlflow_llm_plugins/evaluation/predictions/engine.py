@@ -6,12 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from mlflow_llm_plugins.errors import LLMError
+from mlflow_llm_plugins.errors import LLMError, UnsupportedFeatureError
 from mlflow_llm_plugins.evaluation.predictions.features import Features
 from mlflow_llm_plugins.evaluation.predictions.options import PredictOptions
 from mlflow_llm_plugins.evaluation.predictions.prediction import Prediction
 from mlflow_llm_plugins.evaluation.predictions.sample import Sample
 from mlflow_llm_plugins.generation import GenerationOutput
+from mlflow_llm_plugins.openai_api.parameters import Neutral, is_neutral
+
+# Fields of whole requests, with the values that ask for nothing: rows are the prompts, and get whole texts.
+_NOT_OF_ROWS: dict[str, Neutral] = {
+    "messages": (),
+    "prompt": (),
+    "chat_template_kwargs": ({},),
+    "stream": (False,),
+    "stream_options": ({},),
+}
 
 
 @runtime_checkable
@@ -40,10 +50,15 @@ class EngineSource:
 
     @classmethod
     def of(cls, model: Any, features: Features, options: PredictOptions) -> EngineSource | None:
-        """None where the model is none of these."""
+        """None where the model is none of these.
+
+        Raises:
+            UnsupportedFeatureError: `params` has what rows are not asked with; names it.
+        """
         implementation = getattr(model, "_model_impl", None)
         if not isinstance(implementation, EachRow):
             return None
+        _refuse_what_rows_cannot_have(options.params)
         return cls(implementation, features.inputs(options.input_column), options.params, options.max_in_flight)
 
     @property
@@ -81,6 +96,16 @@ class EngineSource:
         params = dict(self.params)
         answers = self.model.predict_each(rows, params, max_in_flight=max_in_flight, progress=progress)
         return [_prediction(answer) for answer in answers]
+
+
+def _refuse_what_rows_cannot_have(params: Mapping[str, Any]) -> None:
+    refused = [name for name, neutral in _NOT_OF_ROWS.items() if not is_neutral(params.get(name), neutral)]
+    if refused:
+        verb, pronoun = ("is", "it") if len(refused) == 1 else ("are", "them")
+        raise UnsupportedFeatureError(
+            f"{', '.join(refused)} {verb} not supported in params for rows, which are the prompts and get one whole "
+            f"text each; leave {pronoun} out."
+        )
 
 
 def _prediction(answer: GenerationOutput | LLMError) -> Prediction:

@@ -22,10 +22,21 @@ _SETTING = "evaluator_config={'col_mapping': {'inputs': ...}}"
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Rows of a DataFrame or an array; not changed."""
+    """Rows of a DataFrame or an array; not changed.
+
+    Raises:
+        InvalidInputError: Several columns have the same name, so nobody could tell which one is meant.
+    """
 
     data: pd.DataFrame | np.ndarray[Any, Any]
     names: Sequence[str] | None = None  # of an array's columns
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        names = () if self.names is None else self.names
+        columns = self.data.columns if isinstance(self.data, pd.DataFrame) else pd.Index(names)
+        if columns.has_duplicates:
+            raise several_columns(columns[columns.duplicated()][0])
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -55,6 +66,11 @@ class Features:
         cells = self.data if self.data.ndim == 2 else self.data.reshape(len(self.data), -1)
         names = self.names if self.names is not None and len(self.names) == cells.shape[1] else None
         return pd.DataFrame(cells, columns=None if names is None else list(names))
+
+
+def several_columns(name: object) -> InvalidInputError:
+    """The error of data in which a name stands for more than one column."""
+    return InvalidInputError(f"data has several columns {name!r}; rename them.")
 
 
 def likely_inputs(columns: Sequence[Any], *, is_asked: bool = True) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,9 +57,20 @@ def _of_value(value: Any, others: Mapping[str, Any] | None = None) -> Prediction
     value = value.item() if isinstance(value, np.generic) else value
     if is_missing(value):
         raise NoAnswerError("the model gave no answer")
+    if isinstance(value, Awaitable | AsyncIterator):
+        raise _not_awaited(value)
     if isinstance(value, Iterator):
         raise NoAnswerError(f"the model gave a {type(value).__name__}, not its values; have it return a list")
     return Prediction(output=value, others=others or {})
+
+
+def _not_awaited(value: Awaitable[Any] | AsyncIterator[Any]) -> NoAnswerError:
+    if isinstance(value, Coroutine):
+        value.close()  # or Python complains that nobody awaited it
+    return NoAnswerError(
+        f"the model gave a {type(value).__name__}, not its answer; have the function wait for it, for example by "
+        "asyncio.run(...)"
+    )
 
 
 def _of_dict(result: Mapping[Any, Any], column: str | None) -> Prediction:

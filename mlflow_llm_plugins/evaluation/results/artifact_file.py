@@ -1,8 +1,8 @@
-"""In which file of a run a results table is kept, so that the rows of two evaluations never mix.
+"""In which file of a run something is kept, so that two evaluations never overwrite or mix what they log.
 
-`mlflow.log_table` adds to a file that is there. So our table has the short name, which MLflow's UI knows, only where
-it is the run's only one; and when MLflow's default evaluator comes later in the same run, `make_room` gives it the
-short name, as it takes no other.
+MLflow's default evaluator adds its rows to a table that is there. So our table has the short name, which MLflow's UI
+knows, only where it is the run's only one; and when the default evaluator comes later in the same run, `make_room`
+gives it the short name, as it takes no other.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import posixpath
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from mlflow_llm_plugins.evaluation.results.json_table import log_json_table
 from mlflow_llm_plugins.evaluation.results.listing import list_table, relist_table
 
 _logger = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ _logger = logging.getLogger(__name__)
 SHORT_FILE = "eval_results_table.json"  # also of MLflow's default evaluator
 OWN_STEM = "llm_eval_results_table"
 FILES_TAG = "llm.eval_results_table"  # of a run: a JSON list of the files that are ours
-_choosing = threading.Lock()  # threads that evaluate into one run
+_choosing = threading.Lock()  # threads that evaluate into one run: held until what a file was chosen for is there
 _NO_ROWS = '{"columns":[],"data":[]}'
 
 
@@ -47,15 +49,19 @@ def log_results_table(frame: pd.DataFrame, run_id: str, others: bool, prefix: st
         others: Whether another evaluator takes part in this evaluation.
         prefix: Before the name of the file: the setting `metric_prefix`.
     """
-    import mlflow
     from mlflow.models.evaluation.artifacts import JsonEvaluationArtifact
     from mlflow.tracking.artifact_utils import get_artifact_uri
 
     with _choosing:
         file = table_file(run_id, others, prefix)
-        mlflow.log_table(frame, file, run_id=run_id)
+        content = log_json_table(frame, run_id, file)
         _set_own_files(run_id, [*_own_files(run_id), file])
-    content = json.loads(frame.to_json(orient="split", index=False, date_format="iso"))  # as MLflow writes it
+    if "/" in file:
+        _logger.warning(
+            "result.tables looks for the table outside of its folder (MLflow to 3.17): read it by "
+            "mlflow.load_table(%r, run_ids=[%r]).",
+            *(file, run_id),
+        )
     return LoggedTable(file, JsonEvaluationArtifact(uri=get_artifact_uri(run_id, file), content=content))
 
 
@@ -65,13 +71,18 @@ def table_file(run_id: str, others_take_part: bool, prefix: str = "") -> str:
     is_taken = taken_files(run_id, prefix)
     if not others_take_part and not is_taken(short):
         return short
-    return next(file for file in numbered(prefix + OWN_STEM, ".json") if not is_taken(file))
+    return next(file for file in _numbered(prefix + OWN_STEM, ".json") if not is_taken(file))
 
 
-def numbered(stem: str, extension: str) -> Iterator[str]:
-    """Names to try in turn: `stem.ext`, `stem_2.ext`, `stem_3.ext`, and so on."""
-    yield stem + extension
-    yield from (f"{stem}_{number}{extension}" for number in count(2))
+@contextmanager
+def free_file(run_id: str, stem: str, extension: str) -> Iterator[str]:
+    """A name that no file of the run has: `stem.ext`, `stem_2.ext`, and so on.
+
+    Log the file inside the block: until its end all other threads of this process wait for a name of theirs.
+    """
+    with _choosing:
+        is_taken = taken_files(run_id, stem)
+        yield next(file for file in _numbered(stem, extension) if not is_taken(file))
 
 
 def taken_files(run_id: str, prefix: str = "") -> Callable[[str], bool]:
@@ -96,7 +107,8 @@ def make_room(run_id: str, prefix: str = "") -> str | None:
         Where the table is now; None if the short name was not ours, or the table could not be moved.
     """
     try:
-        return _moved_away(run_id, prefix)
+        with _choosing:
+            return _moved_away(run_id, prefix)
     except Exception:
         _logger.warning(
             "%s%s of run %s may now hold the rows of two evaluations: the one of the evaluator 'llm' could not be "
@@ -105,6 +117,12 @@ def make_room(run_id: str, prefix: str = "") -> str | None:
             exc_info=True,
         )
         return None
+
+
+def _numbered(stem: str, extension: str) -> Iterator[str]:
+    """Names to try in turn."""
+    yield stem + extension
+    yield from (f"{stem}_{number}{extension}" for number in count(2))
 
 
 def _moved_away(run_id: str, prefix: str) -> str | None:

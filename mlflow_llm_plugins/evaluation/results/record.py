@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mlflow_llm_plugins.evaluation.computing import Computed
-from mlflow_llm_plugins.evaluation.results.artifact_file import numbered, taken_files
+from mlflow_llm_plugins.evaluation.results.artifact_file import free_file
 from mlflow_llm_plugins.evaluation.results.cells import json_value
 from mlflow_llm_plugins.evaluation.settings import EvaluatorSettings
 
@@ -49,10 +49,8 @@ def log_record(
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
     }
     content = json_value(record)
-    stem = settings.metric_prefix + _STEM
-    is_taken = taken_files(run_id, stem)
-    file = next(file for file in numbered(stem, ".json") if not is_taken(file))
-    mlflow.MlflowClient().log_dict(run_id, content, file)
+    with free_file(run_id, settings.metric_prefix + _STEM, ".json") as file:
+        mlflow.MlflowClient().log_dict(run_id, content, file)
     return {_STEM: JsonEvaluationArtifact(uri=get_artifact_uri(run_id, file), content=content)}
 
 

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from mlflow_llm_plugins.evaluation.predictions.prediction import Prediction
+
+_ROWS = "rows"
+_ERROR_RATE = "error_rate"
+_THROUGHPUT = "throughput"
+_PEAK_MEMORY = "peak_memory"
+
+# Seconds of an answer, each with a distribution over all answers.
+_TIMES: Mapping[str, Callable[[Prediction], Sequence[float | None]]] = {
+    "loaded_latency": lambda prediction: [prediction.latency],
+    "loaded_time_to_first_token": lambda prediction: [prediction.time_to_first_token],
+    "loaded_time_per_output_token": lambda prediction: [prediction.time_per_output_token],
+    "loaded_inter_token_latency": lambda prediction: prediction.token_gaps,
+}
+_TOKENS: Mapping[str, Callable[[Prediction], int | None]] = {
+    "prompt_tokens": lambda prediction: prediction.prompt_tokens,
+    "completion_tokens": lambda prediction: prediction.completion_tokens,
+}
+
+# What there are figures of: each key is one of these, or one with a slash and more.
+FIGURES = frozenset({_ROWS, _ERROR_RATE, _THROUGHPUT, _PEAK_MEMORY, *_TIMES, *_TOKENS})
 
 
 class Memory(Protocol):
@@ -35,7 +55,7 @@ def loaded_figures(
     * `loaded_time_to_first_token/*`: mostly waiting in the queue, as all rows are sent at once
     * `loaded_time_per_output_token/*`: one mean an answer, of its tokens after the first
     * `loaded_inter_token_latency/*`: all gaps between tokens, pooled over the answers
-    * `prompt_tokens/mean`, `prompt_tokens/total`, `completion_tokens/mean`, `completion_tokens/total`
+    * `mean`, `total` and `count` (of answers whose tokens are known) of `prompt_tokens` and `completion_tokens`
     * `throughput/requests_per_second` (answered ones), `throughput/output_tokens_per_second`,
       `throughput/total_tokens_per_second` (of prompts and answers)
     * `peak_memory/rss_bytes`, `peak_memory/gpu_bytes`
@@ -48,20 +68,17 @@ def loaded_figures(
         memory: At its peak.
     """
     answered = [prediction for prediction in predictions if prediction.error is None]
-    figures = {"rows": float(len(predictions))}
+    figures = {_ROWS: float(len(predictions))}
     if predictions:
-        figures["error_rate"] = (len(predictions) - len(answered)) / len(predictions)
+        figures[_ERROR_RATE] = (len(predictions) - len(answered)) / len(predictions)
     return {**figures, **_times(answered), **_tokens(answered), **_throughput(answered, wall_s), **_memory(memory)}
 
 
 def _times(answered: Sequence[Prediction]) -> dict[str, float]:
-    gaps = [gap for prediction in answered for gap in prediction.token_gaps]
-    return {
-        **_distribution("loaded_latency", [prediction.latency for prediction in answered]),
-        **_distribution("loaded_time_to_first_token", [prediction.time_to_first_token for prediction in answered]),
-        **_distribution("loaded_time_per_output_token", [prediction.time_per_output_token for prediction in answered]),
-        **_distribution("loaded_inter_token_latency", gaps),
-    }
+    figures: dict[str, float] = {}
+    for name, times in _TIMES.items():
+        figures |= _distribution(name, [seconds for prediction in answered for seconds in times(prediction)])
+    return figures
 
 
 def _distribution(name: str, seconds: Sequence[float | None]) -> dict[str, float]:
@@ -74,16 +91,18 @@ def _distribution(name: str, seconds: Sequence[float | None]) -> dict[str, float
 
 
 def _tokens(answered: Sequence[Prediction]) -> dict[str, float]:
-    return {
-        **_counts("prompt_tokens", [prediction.prompt_tokens for prediction in answered]),
-        **_counts("completion_tokens", [prediction.completion_tokens for prediction in answered]),
-    }
+    figures: dict[str, float] = {}
+    for name, tokens in _TOKENS.items():
+        figures |= _counts(name, [tokens(prediction) for prediction in answered])
+    return figures
 
 
 def _counts(name: str, counts: Sequence[int | None]) -> dict[str, float]:
     known = [count for count in counts if count is not None]
-    figures = {f"{name}/mean": float(np.mean(known))} if known else {}
-    if known and len(known) == len(counts):
+    if not known:
+        return {}
+    figures = {f"{name}/mean": float(np.mean(known)), f"{name}/count": float(len(known))}
+    if len(known) == len(counts):
         figures[f"{name}/total"] = float(sum(known))
     return figures
 
@@ -93,11 +112,11 @@ def _throughput(answered: Sequence[Prediction], wall_s: float | None) -> dict[st
         return {}
     totals = _tokens(answered)
     prompts, answers = totals.get("prompt_tokens/total"), totals.get("completion_tokens/total")
-    figures = {"throughput/requests_per_second": len(answered) / wall_s}
+    figures = {f"{_THROUGHPUT}/requests_per_second": len(answered) / wall_s}
     if answers is not None:
-        figures["throughput/output_tokens_per_second"] = answers / wall_s
+        figures[f"{_THROUGHPUT}/output_tokens_per_second"] = answers / wall_s
     if answers is not None and prompts is not None:
-        figures["throughput/total_tokens_per_second"] = (prompts + answers) / wall_s
+        figures[f"{_THROUGHPUT}/total_tokens_per_second"] = (prompts + answers) / wall_s
     return figures
 
 
@@ -105,4 +124,4 @@ def _memory(memory: Memory | None) -> dict[str, float]:
     if memory is None:
         return {}
     known = {"rss_bytes": memory.rss_bytes, "gpu_bytes": memory.gpu_bytes}
-    return {f"peak_memory/{name}": float(value) for name, value in known.items() if value is not None}
+    return {f"{_PEAK_MEMORY}/{name}": float(value) for name, value in known.items() if value is not None}

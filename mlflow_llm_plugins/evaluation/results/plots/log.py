@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import posixpath
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_llm_plugins.evaluation.predictions.prediction import Prediction
-from mlflow_llm_plugins.evaluation.results.artifact_file import numbered, taken_files
+from mlflow_llm_plugins.evaluation.results.artifact_file import free_file
 from mlflow_llm_plugins.evaluation.results.plots.histograms import score_histograms
 from mlflow_llm_plugins.evaluation.results.plots.latency import latency_plot
 from mlflow_llm_plugins.evaluation.results.plots.overview import metrics_overview
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
     from mlflow.metrics.base import MetricValue
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedPlot:
+    """An image in a run."""
+
+    file: str
+    artifact: Any  # an ImageEvaluationArtifact with its content
 
 
 def log_plots(
@@ -52,32 +62,37 @@ def log_plots(
         "llm_scores": partial(score_histograms, scores),
         "llm_metrics": partial(metrics_overview, scores),
     }
-    artifacts = {name: _logged(name, draw, run_id, prefix) for name, draw in plots.items()}
-    return {name: artifact for name, artifact in artifacts.items() if artifact is not None}
+    logged = {name: log_plot(name, draw, run_id, prefix) for name, draw in plots.items()}
+    return {name: plot.artifact for name, plot in logged.items() if plot is not None}
 
 
-def _logged(name: str, draw: Callable[[], Figure | None], run_id: str, prefix: str) -> Any:
+def log_plot(name: str, draw: Callable[[], Figure | None], run_id: str, prefix: str = "") -> LoggedPlot | None:
+    """Draw and log one plot as `prefix` and `name` with `.png`, with a number where the run has that file already.
+
+    Returns:
+        None where there is nothing to draw; and where drawing or logging fails, with a warning.
+    """
     try:
         figure = draw()
-        return None if figure is None else _log(figure, run_id, prefix + name)
+        return None if figure is None else _logged(figure, run_id, prefix + name)
     except Exception:
         _logger.warning("The plot %r is left out: it could not be drawn or logged.", name, exc_info=True)
         return None
 
 
-def _log(figure: Figure, run_id: str, stem: str) -> Any:
+def _logged(figure: Figure, run_id: str, stem: str) -> LoggedPlot:
     import mlflow
     from mlflow.models.evaluation.artifacts import ImageEvaluationArtifact
     from mlflow.tracking.artifact_utils import get_artifact_uri
 
-    is_taken = taken_files(run_id, stem)
-    file = next(file for file in numbered(stem, ".png") if not is_taken(file))
-    artifact = ImageEvaluationArtifact(uri=get_artifact_uri(run_id, file))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, Path(file).name)
+        image = Path(folder, "plot.png")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a metric's name in a script without a font
-            figure.savefig(path)
-        mlflow.MlflowClient().log_artifact(run_id, str(path), str(Path(file).parent) if "/" in file else None)
-        artifact._load(str(path))
-    return artifact
+            figure.savefig(image)
+        with free_file(run_id, stem, ".png") as file:
+            image = image.rename(Path(folder, posixpath.basename(file)))
+            mlflow.MlflowClient().log_artifact(run_id, str(image), posixpath.dirname(file) or None)
+        artifact = ImageEvaluationArtifact(uri=get_artifact_uri(run_id, file))
+        artifact._load(str(image))
+    return LoggedPlot(file, artifact)
