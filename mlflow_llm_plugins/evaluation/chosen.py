@@ -35,9 +35,9 @@ def chosen_metrics(
         has_engine: Whether the model's probabilities can be read.
 
     Raises:
-        InvalidInputError: An unknown name, two metrics with the same keys, or an unknown model type.
+        InvalidInputError: An unknown name, no list, two metrics with the same keys, or an unknown model type.
     """
-    asked = [_measured_here(metric) for metric in metrics_of([*(named or ()), *extra])]
+    asked = [_measured_here(metric) for metric in metrics_of(named, extra)]
     if named is not None:
         return asked
     names = {metric.name for metric in asked}

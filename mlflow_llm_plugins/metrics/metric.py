@@ -22,7 +22,10 @@ from mlflow_llm_plugins.errors import InvalidInputError, MissingDependencyError
 
 Aggregates = Mapping[str, float]
 Score = tuple[float, str | None]  # of a row, and a note on it: why it has none, or what it does not count
-_NAME = re.compile(r"[\w\-.: ]+")  # of MLflow's keys, without the slash, which parts them
+_KEY_PART = re.compile(r"[\w\-.: ]+")  # of MLflow's keys, without the slash, which parts them
+_MAX_KEY_LENGTH = 250  # MLflow 3.17 stores no longer ones
+_MAX_NAME_LENGTH = 200  # with the version; the rest is for the names of figures
+_STANDARD_FIGURES = frozenset({"mean", "variance", "p90", "count"})  # of `row_scores`
 
 
 class NotScoredError(Exception):
@@ -54,6 +57,7 @@ class LLMMetric(EvaluationMetric):
         *,
         greater_is_better: bool | None,
         main: str = "mean",
+        figures: Iterable[str] = (),
         version: str | None = "v1",
         metric_details: str | None = None,
         metric_metadata: Mapping[str, Any] | None = None,
@@ -66,6 +70,8 @@ class LLMMetric(EvaluationMetric):
             name: Its key in results, `name/version/aggregate`.
             greater_is_better: For comparisons; None where neither is better, or nobody knows.
             main: The aggregate that stands for the metric: the evaluator `llm` gives it under the bare name, too.
+            figures: Those that it gives besides `mean`, `variance`, `p90` and `count`; a metric may not be called like
+                one of its figures, because MLflow's keys would be the same.
             version: As MLflow's own; None for none.
             metric_details: How it is computed, and the source of the formula.
             metric_metadata: What a score depends on and must be logged with it: settings, versions, prompts. JSON.
@@ -73,12 +79,10 @@ class LLMMetric(EvaluationMetric):
                 metric asks, or raises an `LLMError` where it can never be computed.
 
         Raises:
-            InvalidInputError: The name cannot be a part of a key in MLflow.
+            InvalidInputError: The name or version cannot be a part of a key in MLflow, or a figure is called like it.
         """
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise InvalidInputError(
-                f"A metric's name may have letters, digits, blanks and any of _-.: and may not be empty, got {name!r}."
-            )
+        _check_key(name, version)
+        _check_no_figure(name, _STANDARD_FIGURES.union(figures))
         super().__init__(
             eval_fn=eval_fn,
             name=name,
@@ -104,8 +108,7 @@ class LLMMetric(EvaluationMetric):
         try:
             bound = signature.bind(*columns, **named)
         except TypeError as error:
-            takes = ", ".join(str(parameter) for parameter in signature.parameters.values())
-            raise InvalidInputError(f"Metric {self.name!r}: {error}. It takes: {takes}.") from error
+            raise InvalidInputError(f"Metric {self.name!r}: {error}. It takes: {_shown(signature)}.") from error
         needed = {name for name, parameter in signature.parameters.items() if parameter.default is parameter.empty}
         given = {name: _listed(name, column, name in needed) for name, column in bound.arguments.items()}
         lengths = {name: len(column) for name, column in given.items() if isinstance(column, list)}
@@ -205,6 +208,42 @@ def is_missing(cell: object) -> bool:
     if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(cell, Real) and bool(cell != cell)  # math.isnan fails on integers beyond floats
+
+
+def _check_key(name: object, version: object) -> None:
+    """Refuse here what MLflow would refuse at the end of an evaluation."""
+    _check_key_part("name", name)
+    if version is not None:
+        _check_key_part("version", version)
+    length = len(f"{name}/{version}" if version else str(name))
+    if length > _MAX_NAME_LENGTH:
+        raise InvalidInputError(
+            f"A metric's name and version may have {_MAX_NAME_LENGTH} characters together, got {length}: MLflow "
+            f"stores keys of {_MAX_KEY_LENGTH}, and the names of figures come behind."
+        )
+
+
+def _check_key_part(what: str, part: object) -> None:
+    is_path = part == "." or str(part).startswith("..")  # some of MLflow's stores make files of keys
+    if not isinstance(part, str) or not _KEY_PART.fullmatch(part) or is_path:
+        raise InvalidInputError(
+            f"A metric's {what} may have letters, digits, blanks and any of _-.: and may not be empty, nor '.', nor "
+            f"begin with '..', got {part!r}."
+        )
+
+
+def _check_no_figure(name: str, figures: Iterable[str]) -> None:
+    if name in figures:
+        raise InvalidInputError(
+            f"A metric cannot be called {name!r}, which is the name of one of its figures. Give another one, such as "
+            f"{'my_' + name!r}."
+        )
+
+
+def _shown(signature: inspect.Signature) -> str:
+    """The parameters without their types."""
+    bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+    return str(inspect.Signature(bare))[1:-1]
 
 
 def _standard(valid: Sequence[float]) -> dict[str, float]:

@@ -35,15 +35,17 @@ def metric_of(spec: Any) -> EvaluationMetric:
     raise InvalidInputError(f"A metric must be given as {_forms()}; got {spec!r}.")
 
 
-def metrics_of(specs: Iterable[Any] | None) -> list[EvaluationMetric]:
+def metrics_of(*lists: Iterable[Any] | None) -> list[EvaluationMetric]:
     """The metrics that are meant, in order; None: none.
 
+    Args:
+        *lists: What `metric_of` takes, one list behind the other.
+
     Raises:
-        InvalidInputError: As `metric_of`; or two have the same name and version, so the same keys in the results.
+        InvalidInputError: As `metric_of`; it is no list; or two have the same name and version, so the same keys in
+            the results.
     """
-    if isinstance(specs, str | EvaluationMetric | Mapping) or not isinstance(specs, Iterable | None):
-        raise InvalidInputError(f"extra_metrics must be a list of metrics, got {specs!r}. Put it in brackets.")
-    listed = list(specs or ())
+    listed = [spec for specs in lists for spec in _listed(specs)]
     metrics = [metric_of(spec) for spec in listed]
     seen: dict[tuple[str, str | None], int] = {}
     for number, metric in enumerate(metrics):
@@ -51,6 +53,12 @@ def metrics_of(specs: Iterable[Any] | None) -> list[EvaluationMetric]:
         if first != number:
             raise InvalidInputError(_same_keys(metric, (first, listed[first]), (number, listed[number])))
     return metrics
+
+
+def _listed(specs: Any) -> Iterable[Any]:
+    if isinstance(specs, str | EvaluationMetric | Mapping) or not isinstance(specs, Iterable | None):
+        raise InvalidInputError(f"extra_metrics must be a list of metrics, got {specs!r}. Put it in brackets.")
+    return () if specs is None else specs
 
 
 def _named(spec: str) -> EvaluationMetric:

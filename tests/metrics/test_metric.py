@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.metrics.base import MetricValue
 from mlflow.models.evaluation.base import EvaluationMetric
+from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, _validate_metric_name
 
 from mlflow_llm_plugins.errors import InvalidInputError, MissingDependencyError
 from mlflow_llm_plugins.metrics.metric import (
@@ -101,6 +102,55 @@ def test_a_table_is_refused_where_the_metric_could_do_without_the_column(metric)
 
 def test_the_better_direction_may_be_unknown():
     assert LLMMetric(length, "length", greater_is_better=None).greater_is_better is None
+
+
+def named(name, version="v1", **options):
+    return LLMMetric(length, name, greater_is_better=True, version=version, **options)
+
+
+@pytest.mark.parametrize("part", ["", ".", "..", "..a", "a/b", "a\n", "a?", "ä\t", 7, "../../secret"])
+def test_a_name_or_version_that_mlflow_cannot_store_is_refused_at_once(part):
+    for what, make in (("name", lambda: named(part)), ("version", lambda: named("a", part))):
+        with pytest.raises(InvalidInputError) as error:
+            make()
+        assert str(error.value) == (
+            f"A metric's {what} may have letters, digits, blanks and any of _-.: and may not be empty, nor '.', nor "
+            f"begin with '..', got {part!r}."
+        )
+
+
+def test_names_are_as_long_as_leaves_room_for_the_figures_of_every_metric():
+    assert len(named("a" * 197).name) == 197
+    assert len(named("a" * 200, version=None).name) == 200
+    with pytest.raises(InvalidInputError) as error:
+        named("a" * 198)
+    assert str(error.value) == (
+        "A metric's name and version may have 200 characters together, got 201: MLflow stores keys of 250, and the "
+        "names of figures come behind."
+    )
+
+
+@given(name=st.text(st.sampled_from("a.:- _ä1/"), max_size=6) | st.text(max_size=4), length=st.integers(1, 250))
+def test_every_name_that_is_taken_is_one_that_mlflow_stores(name, length):
+    for one in (name, name * length):
+        try:
+            metric = named(one)
+        except InvalidInputError:
+            continue
+        for key in (metric.name, f"{metric.name}/v1", f"{metric.name}/v1/perplexity_baseline_standard_error"):
+            _validate_metric_name(key)
+            assert len(key) <= MAX_ENTITY_KEY_LENGTH
+
+
+@pytest.mark.parametrize("name", ["mean", "variance", "p90", "count", "corpus"])
+def test_a_name_that_a_figure_of_the_metric_has_is_refused(name):
+    with pytest.raises(InvalidInputError) as error:
+        named(name, figures=["corpus"])
+    assert str(error.value) == (
+        f"A metric cannot be called {name!r}, which is the name of one of its figures. Give another one, such as "
+        f"'my_{name}'."
+    )
+    assert named("corpus").name == "corpus"
 
 
 def test_no_rows_give_no_figures_but_their_number(metric):

@@ -219,6 +219,19 @@ def test_scripts_of_predictions_alone_and_with_sources_are_given_what_they_take(
         evaluate_metric("./other.py")(["a"], ["b"])
 
 
+def test_a_script_that_can_never_be_used_is_refused_before_the_rows_are_answered(folder):
+    write_script(folder / "other.py", "return {}", '{"predictions": text, "labels": text}')
+    with pytest.raises(InvalidInputError, match="evaluate:other takes labels; only metrics of predictions"):
+        evaluate_metric("./other.py").prepare(None)
+    with pytest.raises(InvalidInputError, match="evaluate:met is a script on the Hugging Face Hub, and HF_HUB_OFFLIN"):
+        evaluate_metric("met").prepare(None)
+    script = write_script(folder / "lengths.py", LENGTHS)
+    metric = evaluate_metric("./lengths.py")
+    metric.prepare(None)
+    assert metric(["abc"], ["y"]).scores == [3]
+    assert runs(script) == 1
+
+
 def test_a_failing_script_is_an_error_without_the_rows_text_and_the_next_evaluation_starts_clean(folder):
     body = """
         if "secret" in predictions:
@@ -241,6 +254,51 @@ def test_an_answer_that_is_no_figure_is_an_error(folder, answer, error):
     write_script(folder / "odd.py", f"return {answer}")
     with pytest.raises(InvalidInputError, match=error):
         evaluate_metric("./odd.py")(["a"], ["b"])
+
+
+def test_a_score_of_a_row_that_is_not_finite_is_none_with_the_reason(folder):
+    body = """
+        values = {"n": float("nan"), "i": float("inf"), "m": -np.inf, "h": 10**400}
+        ones = [values.get(p, 1.0) for p in predictions]
+        return {"ones": ones, "others": ones[::-1], "total": float("nan"), "most": float("inf"), "sum": 2}
+    """
+    script = write_script(folder / "ones.py", body)
+    script.write_text("import numpy as np\n" + script.read_text())
+    result = evaluate_metric("./ones.py")(["n", None, "a", "i", "m", "h"], ["x"] * 6)
+    assert result.scores == pytest.approx([math.nan, math.nan, 1, math.nan, math.nan, math.nan], nan_ok=True)
+    reason = "the script gave no finite number"
+    assert result.justifications == [reason, "the prediction is missing", None, *[reason] * 3]
+    assert result.columns["others"] == pytest.approx([*[math.nan] * 4, 1, math.nan], nan_ok=True)
+    figures = {"mean": 1, "variance": 0, "p90": 1, "count": 1, "sum": 2, "ones": 1}
+    assert result.aggregate_results == figures
+
+
+def test_a_figure_that_is_not_finite_is_left_out(folder):
+    write_script(folder / "odd.py", 'return {"odd": float("inf"), "other": float("nan"), "n": 10**400, "sum": 2}')
+    result = evaluate_metric("./odd.py")(["a"], ["b"])
+    assert result.aggregate_results == {"sum": 2, "count": 1}
+    assert result.justifications == ["one figure for all rows"]
+
+
+@pytest.mark.parametrize("value", ["np.array(0.5)", "np.float32(0.5)", "np.array(0.5, dtype=object)"])
+def test_an_array_without_a_dimension_is_a_figure(folder, value):
+    script = write_script(folder / "half.py", f'return {{"half": {value}}}')
+    script.write_text("import numpy as np\n" + script.read_text())
+    result = evaluate_metric("./half.py")(["a", "b"], ["x", "y"])
+    assert result.aggregate_results == {"half": 0.5, "count": 2}
+
+
+@pytest.mark.parametrize("wrap", ["list", "np.array"])
+def test_booleans_are_0_and_1(folder, wrap):
+    body = f"""
+        same = {wrap}([p == r for p, r in zip(predictions, references)])
+        return {{"same": same, "all": bool(all(same))}}
+    """
+    script = write_script(folder / "same.py", body)
+    script.write_text("import numpy as np\n" + script.read_text())
+    result = evaluate_metric("./same.py")(["a", "b", "c"], ["a", "x", "c"])
+    assert result.scores == [1, 0, 1]
+    assert result.aggregate_results["all"] == 0
 
 
 def test_a_script_that_imports_a_missing_package_names_it(folder):

@@ -23,7 +23,13 @@ from mlflow_llm_plugins.metrics.likelihood.figures import (
 )
 from mlflow_llm_plugins.metrics.likelihood.same_tokens import encode_alike, refuse_other_tokens
 from mlflow_llm_plugins.metrics.likelihood.scoring import progress
-from mlflow_llm_plugins.metrics.likelihood.subject import Subject, TextColumn, check_column, choose_column
+from mlflow_llm_plugins.metrics.likelihood.subject import (
+    Subject,
+    TextColumn,
+    check_column,
+    choose_column,
+    declare_needed,
+)
 from mlflow_llm_plugins.metrics.likelihood.tokens import START_TOKEN, TokenText
 from mlflow_llm_plugins.metrics.likelihood.windows import Windows, WindowSettings
 from mlflow_llm_plugins.metrics.metric import LLMMetric, NotScoredError, RowScores, row_scores
@@ -61,7 +67,7 @@ def divergence(
             `perplexity`: a URI, a loaded model or an engine.
         model: The other one; None: the evaluated model, in the evaluator `llm`.
         texts: The column with the texts: "targets", "predictions" or "inputs". None: the targets where there are any,
-            else the predictions.
+            else the predictions. Targets or inputs that were chosen are needed, and go by name.
         context_length: Tokens of a window, at least 2. None: 512, or a model's context where that is shorter.
         stride: Tokens from window to window. None: half the window.
         name: The metric's name, to have several in one evaluation.
@@ -94,7 +100,7 @@ def divergence(
         return _put_together(*_compared(baseline, model, encoded, reasons, windows), windows)
 
     return LLMMetric(
-        eval_fn,
+        declare_needed(eval_fn, texts),
         name,
         greater_is_better=False,
         main="kl_divergence_mean",

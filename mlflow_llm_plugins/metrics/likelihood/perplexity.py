@@ -9,27 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.metrics.engines import ScoringEngine
 from mlflow_llm_plugins.metrics.likelihood.figures import NO_MEANS, Numbers, exponential, perplexity_with_error
 from mlflow_llm_plugins.metrics.likelihood.scoring import token_logprobs
-from mlflow_llm_plugins.metrics.likelihood.subject import Subject, TextColumn, check_column, choose_column
+from mlflow_llm_plugins.metrics.likelihood.subject import (
+    Subject,
+    TextColumn,
+    check_column,
+    choose_column,
+    declare_needed,
+)
 from mlflow_llm_plugins.metrics.likelihood.tokens import START_TOKEN, TokenText, drop_short, encode_cells
 from mlflow_llm_plugins.metrics.likelihood.windows import Windows, WindowSettings
 from mlflow_llm_plugins.metrics.metric import LLMMetric, NotScoredError, RowScores, row_scores
 
 _CONTEXT_LENGTH = 2048  # of a window: more context costs much time and changes little
-_FIGURES = (
-    "standard_error",
-    "bits_per_byte",
-    "tokens",
-    "context_length",
-    "stride",
-    "count",
-    "mean",
-    "variance",
-    "p90",
-)
+_FIGURES = ("standard_error", "bits_per_byte", "tokens", "context_length", "stride")
 _DETAILS = (
     "exp(total negative log-likelihood / scored tokens), sliding window as in 'Perplexity of fixed-length models' "
     "(transformers). standard_error as in llama.cpp: perplexity times that of the mean over tokens, taken as "
@@ -58,7 +53,7 @@ def perplexity(
             engine. None: the evaluated model, in the evaluator `llm`.
         texts: The column with the texts: "targets", "predictions" or "inputs". None: the targets where there are any,
             else the predictions. Texts that others wrote measure the model; its own predictions measure only how sure
-            it was of them.
+            it was of them. Targets or inputs that were chosen are needed, and go by name.
         context_length: Tokens of a window, at least 2. None: 2048, or the model's context where that is shorter.
         stride: Tokens from window to window; fewer give each token more context and take more time. None: half the
             window.
@@ -69,7 +64,6 @@ def perplexity(
             is shorter than `context_length`.
     """
     check_column(texts, "perplexity")
-    _check_name(name)
     settings = WindowSettings(context_length, stride, _CONTEXT_LENGTH, "perplexity")
     subject = Subject(model, "perplexity")
 
@@ -93,10 +87,11 @@ def perplexity(
         return _put_together(name, encoded, logprobs, reasons, windows)
 
     return LLMMetric(
-        eval_fn,
+        declare_needed(eval_fn, texts),
         name,
         greater_is_better=False,
         main=name,
+        figures=_FIGURES,
         metric_details=_DETAILS,
         metric_metadata={
             **settings.as_json(),
@@ -167,14 +162,6 @@ def _aggregates(name: str, rows: Sequence[_ScoredText], windows: Windows) -> Map
     bits = _bits(math.fsum(row.total for row in rows), sum(row.byte_count for row in rows))
     figures = {"standard_error": error, "bits_per_byte": bits, "tokens": len(nll)}
     return {name: value, **figures, **windows.figures()}
-
-
-def _check_name(name: str) -> None:
-    if name in _FIGURES:
-        raise InvalidInputError(
-            f"perplexity(name={name!r}) is the name of another of its figures. Give another one, such as "
-            f"{'perplexity_' + name!r}."
-        )
 
 
 def _bits(nll: float, byte_count: int) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.lookup import did_you_mean
 from mlflow_llm_plugins.metrics.engines import ScoringEngine, engine_of
+from mlflow_llm_plugins.metrics.metric import RowScores
 from mlflow_llm_plugins.metrics.models import ModelHandle
 
 TextColumn = Literal["predictions", "targets", "inputs"]
@@ -57,6 +59,27 @@ def check_column(texts: str | None, metric: str) -> None:
             f"{metric}(texts=...) must be one of {', '.join(map(repr, _COLUMNS))} or None, got {texts!r}."
             f"{did_you_mean(texts, _COLUMNS)}"
         )
+
+
+def declare_needed(eval_fn: Callable[..., RowScores], texts: TextColumn | None) -> Callable[..., RowScores]:
+    """Declare the column as needed, so that evaluators can refuse the metric before the rows are answered.
+
+    Args:
+        eval_fn: Can do without any column; gets a signature with the parameters in the same order, those from the
+            needed one on by name where others stand before it.
+        texts: The column that was chosen; None leaves the function as it is.
+    """
+    if texts is None:
+        return eval_fn
+    declared: list[inspect.Parameter] = []
+    by_name = False
+    for parameter in inspect.signature(eval_fn).parameters.values():
+        if parameter.name == texts:
+            by_name = bool(declared)  # Python has nothing else that is needed behind what has a default
+            parameter = parameter.replace(default=parameter.empty)
+        declared.append(parameter.replace(kind=parameter.KEYWORD_ONLY if by_name else parameter.kind))
+    eval_fn.__signature__ = inspect.Signature(declared)  # type: ignore[attr-defined]
+    return eval_fn
 
 
 def choose_column(

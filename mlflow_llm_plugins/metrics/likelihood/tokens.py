@@ -37,12 +37,11 @@ class TextEncoder:
         """Token ids; start tokens that were written into the text are not put there twice."""
         # verbose: the library would warn of texts beyond the context, which come in windows
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
+        ids = list(encoded["input_ids"])
         written, first = ids[: len(self._start)] == self._start, max(1, len(self._start))
         if not written:
             return TokenText(self._start + ids, first, len(text.encode()))
-        unscored = offsets[first - 1][1] if ids else 0
-        return TokenText(ids, first, len(text[unscored:].encode()))
+        return TokenText(ids, first, _bytes_from(first, text, encoded) if first < len(ids) else 0)
 
 
 def _start_tokens(tokenizer: Any) -> list[int]:
@@ -50,6 +49,28 @@ def _start_tokens(tokenizer: Any) -> list[int]:
     whole, text = list(tokenizer("a").input_ids), list(tokenizer("a", add_special_tokens=False).input_ids)
     starts = (start for start in range(len(whole)) if whole[start : start + len(text)] == text)
     return whole[: next(starts, 0)]
+
+
+def _bytes_from(first: int, text: str, encoded: Any) -> int:
+    """Bytes behind the token before `first`, also the rest of a character of which that token has a part."""
+    before, own = encoded["offset_mapping"][first - 1 : first + 1]  # in characters
+    end = before[1]
+    behind = len(text[end:].encode())
+    if own[0] >= end:
+        return behind
+    character = text[end - 1]
+    return behind + len(character.encode()) - _bytes_begun(encoded.tokens()[first - 1], character)
+
+
+def _bytes_begun(token: str, character: str) -> int:
+    """How many bytes of the character the token ends with; none where the tokenizer put something else there."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    encoded = character.encode()
+    if token == f"<0x{encoded[0]:02X}>":  # of tokenizers that fall back to bytes
+        return 1
+    ((letters, _),) = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(character)
+    return max(count for count in range(len(encoded)) if token.endswith(letters[:count]))
 
 
 def encode_cells(

@@ -12,15 +12,29 @@ from mlflow_llm_plugins.metrics.reference.rows import is_list, references_of
 _COLUMNS = {"predictions": "predictions", "references": "targets", "sources": "inputs"}  # evaluate's name -> MLflow's
 
 
-def used_columns(module: Any, name: str, columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """What the script takes, under its own names."""
-    features = _forms(module)[0]
+def taken_columns(module: Any, name: str) -> list[str]:
+    """The columns that the script takes, by its own names.
+
+    Raises:
+        InvalidInputError: It takes others than can be had here.
+    """
+    features = list(_forms(module)[0])
     unknown = [key for key in features if key not in _COLUMNS]
     if unknown:
         raise InvalidInputError(
             f"evaluate:{name} takes {', '.join(unknown)}; only metrics of predictions, references and sources can be "
             "used here."
         )
+    return features
+
+
+def used_columns(module: Any, name: str, columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """What the script takes, under its own names.
+
+    Raises:
+        InvalidInputError: One of the columns is not there, or cannot be had here at all.
+    """
+    features = taken_columns(module, name)
     missing = [_COLUMNS[key] for key in features if _COLUMNS[key] not in columns]
     if missing:
         raise InvalidInputError(f"evaluate:{name} needs the column {' and '.join(map(repr, missing))}.")

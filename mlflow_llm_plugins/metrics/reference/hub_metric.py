@@ -11,11 +11,18 @@ import numpy as np
 
 from mlflow_llm_plugins.errors import InvalidInputError, LLMError
 from mlflow_llm_plugins.metrics.metric import LLMMetric, RowScores, row_scores
-from mlflow_llm_plugins.metrics.reference.hub_columns import as_declared, text_columns, unusable, used_columns
+from mlflow_llm_plugins.metrics.reference.hub_columns import (
+    as_declared,
+    taken_columns,
+    text_columns,
+    unusable,
+    used_columns,
+)
 from mlflow_llm_plugins.metrics.reference.hub_module import LazyModule, find_script
 from mlflow_llm_plugins.metrics.reference.rows import is_list
 
 _ONE_FIGURE = "one figure for all rows"
+_NOT_FINITE = "the script gave no finite number"
 _LESS_IS_BETTER = {"cer", "character", "mae", "mape", "mase", "mse", "perplexity", "smape", "ter", "wer"}
 _MORE_IS_BETTER = {
     *("accuracy", "bertscore", "bleu", "bleurt", "chrf", "code_eval", "comet", "exact_match", "f1", "google_bleu"),
@@ -38,6 +45,7 @@ def evaluate_metric(
 
     A list with one value a row becomes the rows' scores, and single figures become aggregates under their own names.
     Rows without a prediction or target are left out, and so are those that hold no text where the script asks for it.
+    What is not finite is no score and no figure; booleans are 0 and 1.
 
     Args:
         script: "meteor", "owner/name" on the Hub, "./dir/met.py", or "./dir" which holds "dir.py". A bare name is
@@ -57,6 +65,9 @@ def evaluate_metric(
     module = LazyModule(found, config_name)
     key = found.name if name is None else name
 
+    def prepared(evaluated: Any) -> None:
+        module.use(lambda loaded: taken_columns(loaded, found.name))
+
     def eval_fn(
         predictions: Iterable[Any], targets: Iterable[Any] | None = None, inputs: Iterable[Any] | None = None
     ) -> RowScores:
@@ -72,6 +83,7 @@ def evaluate_metric(
         version=None,
         metric_details=f"{found.source} by Hugging Face's evaluate.",
         metric_metadata={"source": found.source, "config_name": config_name, "compute": _json(compute)},
+        prepare=prepared,
     )
 
 
@@ -100,7 +112,7 @@ def _evaluate(
     valid = {column: [cells[index] for index in rows] for column, cells in used.items()}
     result = computed(valid)
     values = {one: _spread(result[one], rows, len(reasons)) for one in _row_keys(computed, valid, result)}
-    figures = {one: float(value) for one, value in result.items() if _is_number(value)}
+    figures = {one: _finite(value) for one, value in result.items() if _is_number(value)}
     return _put_together(script, key, main, values, figures, reasons)
 
 
@@ -111,7 +123,7 @@ def _compute(module: Any, columns: Mapping[str, list[Any]], compute: Mapping[str
     result = module.compute(**given, **compute)
     if not isinstance(result, Mapping):
         raise TypeError(f"compute gave {type(result).__name__}")
-    return {str(key): value for key, value in result.items()}
+    return {str(key): _plain(value) for key, value in result.items()}
 
 
 def _row_keys(computed: Computation, columns: Mapping[str, list[Any]], result: Mapping[str, Any]) -> list[str]:
@@ -140,8 +152,17 @@ def _is_row_list(value: Sequence[object], count: int) -> bool:
 def _spread(values: Sequence[Any], rows: Sequence[int], count: int) -> list[float]:
     spread = [math.nan] * count
     for index, value in zip(rows, values, strict=True):
-        spread[index] = float(value)
+        spread[index] = _finite(value)
     return spread
+
+
+def _finite(value: Any) -> float:
+    """The number as a float, NaN where it is not finite as one."""
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond floats
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def _put_together(
@@ -163,10 +184,16 @@ def _put_together(
         return _one_figure({**figures, key: figures[chosen]}, reasons)
     shown = chosen if chosen in values else next(iter(values))
     others = {name: column for name, column in values.items() if name != shown}
-    result = row_scores(values[shown], reasons, columns=others)
+    result = row_scores(values[shown], _with_unusable(values[shown], reasons), columns=others)
     headline = figures[chosen] if chosen in figures else result.aggregate_results.get("mean", math.nan)
-    result.aggregate_results = {**result.aggregate_results, **figures, key: headline}
+    result.aggregate_results = _without_nan({**result.aggregate_results, **figures, key: headline})
     return result
+
+
+def _with_unusable(scores: Sequence[float], reasons: Sequence[str | None]) -> list[str | None]:
+    """The reasons, also of rows for which the script gave a score that is none."""
+    pairs = zip(scores, reasons, strict=True)
+    return [reason or (_NOT_FINITE if math.isnan(score) else None) for score, reason in pairs]
 
 
 def _one_figure(aggregates: Mapping[str, float], reasons: Sequence[str | None]) -> RowScores:
@@ -174,15 +201,21 @@ def _one_figure(aggregates: Mapping[str, float], reasons: Sequence[str | None]) 
     return RowScores(
         scores=[math.nan] * len(reasons),
         justifications=[reason or _ONE_FIGURE for reason in reasons],
-        aggregate_results={
-            **{key: value for key, value in aggregates.items() if not math.isnan(value)},
-            "count": float(sum(reason is None for reason in reasons)),
-        },
+        aggregate_results={**_without_nan(aggregates), "count": float(sum(reason is None for reason in reasons))},
     )
 
 
+def _without_nan(figures: Mapping[str, float]) -> dict[str, float]:
+    return {key: value for key, value in figures.items() if not math.isnan(value)}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and torch, and arrays of one number without a dimension, as Python's own."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real | np.number) and not isinstance(value, bool | np.bool_)
+    return isinstance(value, Real | np.bool_)
 
 
 def _json(compute: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,6 +109,7 @@ def _corpus_metric(
         name,
         greater_is_better=True,
         main="corpus",
+        figures=["corpus"],
         metric_details=f"{details} `corpus` is the score of all rows, with the signature of the column; "
         "mean, variance and p90 are of the rows' own scores.",
         metric_metadata={**settings, **signatures},

@@ -50,4 +50,4 @@ def references_of(cell: object) -> list[str]:
 
 def is_list(cell: object) -> bool:
     """Whether a cell holds several values; a data frame read from Parquet has arrays there."""
-    return isinstance(cell, list | tuple | np.ndarray)
+    return isinstance(cell, list | tuple) or (isinstance(cell, np.ndarray) and cell.ndim > 0)
