@@ -74,6 +74,13 @@ def test_an_integer_too_long_for_python_has_no_score_under_a_schema():
     assert result.scores[1] == 1.0
 
 
+def test_a_number_too_large_to_be_divided_has_no_score():
+    result = is_valid_json({"multipleOf": 0.5})(["1e400", "-1e400", "9" * 400 + ".5", "3"])
+    expected = "the prediction has a number too large to be checked against the schema"
+    assert result.justifications == [expected, expected, expected, None]
+    assert result.scores[3] == 1.0
+
+
 @pytest.mark.parametrize(
     ("text", "bare", "fenced"),
     [
@@ -85,6 +92,9 @@ def test_an_integer_too_long_for_python_has_no_score_under_a_schema():
         ("```json\n[1]\n```\nAnything else?", 0.0, 0.0),
         ("```json\n[1]\n```\n```json\n[2]\n```", 0.0, 0.0),
         ("```json\n[1\n```", 0.0, 0.0),
+        ("> ```json\n> [1]\n> ```", 0.0, 1.0),
+        ("- ```json\n  [1]\n  ```", 0.0, 0.0),
+        ("> 1. ```json\n>    [1]\n>    ```", 0.0, 0.0),
         ('["```"]', 1.0, 1.0),
     ],
 )
@@ -224,6 +234,18 @@ def test_rules_for_names_by_pattern_decide_as_the_library_does(draft, value, pat
     assert is_valid_json(schema)([json.dumps(value)]).scores == [float(expected)]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "fits", "does_not"),
+    [(r"^\p{L}{1,5}$", "Zoë", "Zoë2"), (r"^(?<year>\d{4})$", "1815", "MDCCCXV"), (r"(?<=a+)b", "aab", "b")],
+)
+def test_patterns_may_be_all_that_regex_knows_and_re_does_not(pattern, fits, does_not):
+    values = [json.dumps(fits), json.dumps(does_not)]
+    assert is_valid_json({"pattern": pattern})(values).scores == [1.0, 0.0]
+    names = [json.dumps({fits: 1}), json.dumps({does_not: 1})]
+    schema = {"patternProperties": {pattern: True}, "additionalProperties": False}
+    assert is_valid_json(schema)(names).scores == [1.0, 0.0]
+
+
 def test_rules_for_names_are_told_without_the_names():
     schema = {"patternProperties": {"^x-": {"type": "string"}}, "additionalProperties": False}
     result = is_valid_json(schema)(['{"x-my words": 7}', '{"other words": 7}', '{"x-my words": ""}'])
@@ -249,6 +271,10 @@ def test_properties_that_no_rule_has_looked_at_can_be_refused():
             "schema is no JSON Schema: 'objct' is not valid under any of the given schemas, at $.type.",
         ),
         ({"pattern": "("}, "schema is no JSON Schema: '(' is not a 'regex', at $.pattern."),
+        (
+            {"items": {"patternProperties": {r"\p{Klingon}": True}}},
+            r"schema is no JSON Schema: '\\p{Klingon}' is not a 'regex', at $.items.patternProperties.",
+        ),
         (
             {"properties": {"a": {"$ref": "#/$defs/missing"}, "b": {"$ref": "https://example.org/other.json"}}},
             "schema refers to what it does not hold: #/$defs/missing, https://example.org/other.json. "

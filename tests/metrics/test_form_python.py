@@ -49,6 +49,9 @@ def test_every_block_must_parse_and_the_one_that_does_not_is_told():
         ("1. First:\n   ```python\n   for x in y:\n       pass\n   ```", 1.0),
         ("```python\nfor x in range(3):\n    print(x)", 1.0),  # cut off
         ("So:\n> ```python\n> if x:\n>     y()\n> ```\n> Done.", 1.0),
+        ("1. ```python\n   for x in y:\n       pass\n   ```\n2. Then run it.", 1.0),
+        ("- ```python\n  x = = 1\n  ```", 0.0),
+        ("> * ```python\n>   if x:\n>       y()\n>   ```\n> Done.", 1.0),
         ("````python\ns = '''\n```\n'''\n````", 1.0),
         ("Just prose, as it is spoken.", 0.0),
         ("```python\n```", 0.0),
@@ -91,14 +94,19 @@ def test_half_a_character_is_no_source(text):
 
 @given(
     st.text(st.characters(exclude_characters="`~", exclude_categories=["Cs"])),
-    st.sampled_from(["", "  ", "\t"]),
+    st.sampled_from(
+        [("", ""), ("  ", "  "), ("\t", "\t"), ("- ", "  "), (" 12.  ", "      "), ("> 3) + ", ">      ")]
+    ),
     st.sampled_from(["```", "````", "~~~"]),
     st.sampled_from(["", "python", "C++"]),
 )
-def test_what_is_put_between_fences_is_found_there(code, indentation, fence, language):
-    lines = [f"{fence}{language}", *code.split("\n"), fence]
-    text = "\n".join(["before", *(indentation + line for line in lines), "after"])
-    assert code_blocks(text) == [CodeBlock(language.lower(), code, 1, len(lines))]
+def test_what_is_put_between_fences_is_found_there(code, before, fence, language):
+    first, others = before
+    lines = [f"{first}{fence}{language}", *(others + line for line in [*code.split("\n"), fence])]
+    text = "\n".join(["before", *lines, "after"])
+    assert code_blocks(text) == [
+        CodeBlock(language.lower(), code, 1, len(lines), is_list_item=first.strip(" \t>") != "")
+    ]
 
 
 def test_a_quoted_block_is_found_without_what_quotes_it_and_a_quoted_line_does_not_close_another():
@@ -106,6 +114,8 @@ def test_a_quoted_block_is_found_without_what_quotes_it_and_a_quoted_line_does_n
     assert code_blocks("```\n> ```\n```") == [CodeBlock("", "> ```", 0, 2)]
 
 
-@pytest.mark.parametrize("text", ["no fence", "`` ` ``", "a ``` b", "```not `a` fence", "x\n``\ny\n``"])
+@pytest.mark.parametrize(
+    "text", ["no fence", "`` ` ``", "a ``` b", "```not `a` fence", "x\n``\ny\n``", "-```", "a. ```", "1 ```"]
+)
 def test_what_is_no_fence_opens_no_block(text):
     assert code_blocks(text) == []

@@ -112,6 +112,33 @@ print(child.exitcode, len(os.listdir({str(home)!r})))
     assert (exit_code, left) == ("0", "0")
 
 
+def test_a_fork_waits_for_an_import_of_textstat_that_another_thread_has_begun(home):
+    slow = "import __main__; __main__.begun.set(); __main__.forking.wait(20)\nclass Pyphen: pass"
+    (home / "pyphen.py").write_text(slow, encoding="utf-8")  # textstat imports it, and needs it only for syllables
+    script = f"""
+import multiprocessing, threading
+begun, forking = threading.Event(), threading.Event()
+sys.path.insert(0, {str(home)!r})
+os.register_at_fork(before=forking.set)  # runs before what the package has registered
+
+def score():
+    print(readability.ari_grade_level()([{TEXT!r}]).scores[0], flush=True)
+
+thread = threading.Thread(target=score)
+thread.start()
+begun.wait(20)
+child = multiprocessing.get_context("fork").Process(target=score)
+child.start()
+child.join(20)
+child.kill()
+thread.join(20)
+print(child.exitcode)
+"""
+    first, second, exit_code = run(script).split()
+    assert first == second
+    assert exit_code == "0"
+
+
 def test_the_module_is_imported_where_nothing_can_fork(home):
     script = """
 import importlib

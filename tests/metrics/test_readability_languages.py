@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlflow_llm_plugins.metrics import readability
 from mlflow_llm_plugins.metrics.readability import ari_grade_level, flesch_reading_ease, word_count
+from mlflow_llm_plugins.metrics.readability.formulas import FORMULAS
 from mlflow_llm_plugins.metrics.readability.function_words import other_language
 
 OTHERS = {
@@ -36,6 +38,8 @@ OTHERS = {
     "solen skiner på dem och det är för alla.",
     "Danish": "Børnene er i haven og leger med en bold, som deres mor har fundet. Det er ikke særlig varmt, men solen "
     "skinner på dem og det er også for alle.",
+    "Hungarian": "A gyerekek a kertben vannak, és egy labdával játszanak, amit az anyjuk talált. Nem nagyon meleg "
+    "az idő, de ez a nap már egész délután süt rájuk, és úgy hírlik, hogy holnap még szebb lehet.",
     "Indonesian": "Anak itu ada di kebun dan bermain dengan bola yang ditemukan oleh ibunya. Hari ini tidak terlalu "
     "panas, tetapi matahari bersinar untuk mereka dan akan juga besok.",
 }
@@ -44,6 +48,14 @@ ENGLISH = {
     "Alamos, La Mesa, Las Cruces, El Cajon, Des Moines, Le Mars, Baton Rouge",
     "authors": "Vincent van Gogh; Ludwig van Beethoven; Charles de Gaulle; Simone de Beauvoir; Leonardo da Vinci; "
     "Otto von Bismarck; Miguel de Cervantes; Honore de Balzac",
+    "writers": "Miguel de Cervantes, Juana Inés de la Cruz, Bartolomé de las Casas, Garcilaso de la Vega, Ponce de "
+    "León, Calderón de la Barca, José del Valle.",
+    "a tale of people": "Juan de la Cruz met Maria del Carmen on Monday. Pedro de los Santos and Ana de la Torre "
+    "joined. All spoke Spanish.",
+    "explorers": "Vasco da Gama, Luís de Camões, João dos Santos, Maria das Dores, Afonso de Albuquerque, Pedro "
+    "da Silva",
+    "nobles": "Otto von Bismarck und Wilhelm zu Wied, Ursula von der Leyen und Graf von dem Bussche, "
+    "Freiherr auf der Hofreit",
     "a word list": "apple banana cherry date elderberry fig grape honeydew kiwi lemon mango nectarine orange papaya",
     "a translation": "The sentence 'les enfants sont dans le jardin et ils jouent' says that they play with a ball.",
     "addresses": "m-ou.se@m-ou.se www.de-los.com/el/la/que/des/les/une/est.html git.das-und.de/der/ist/mit.git",
@@ -63,7 +75,17 @@ def test_another_language_than_english_is_asked_for_and_english_comes():
     english = "The children are in the garden, and they play with a ball that their mother has found for them."
     result = flesch_reading_ease("de_AT")([english, OTHERS["German"]])
     assert result.justifications == ["the prediction looks like English, but lang='de_AT'", None]
-    assert other_language(english, "hu") is None  # nothing is known of Hungarian
+    assert other_language(english, "fi") is None  # nothing is known of Finnish
+
+
+LANGUAGES = sorted({language for row in FORMULAS.values() if not row.is_count for language in row.languages} - {"en"})
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_english_has_no_score_by_a_formula_of_any_other_language(language):
+    english = "The children are in the garden, and they play with a ball that their mother has found for them."
+    metric = next(name for name, row in FORMULAS.items() if not row.is_count and language in row.languages)
+    assert math.isnan(getattr(readability, metric)(language)([english]).scores[0])
 
 
 @pytest.mark.parametrize("what", ENGLISH)

@@ -15,19 +15,21 @@ from mlflow_llm_plugins.metrics.metric import LLMMetric, NotScoredError, RowScor
 def is_valid_json(
     schema: Mapping[str, Any] | bool | None = None, allow_fence: bool = False, *, name: str = "is_valid_json"
 ) -> LLMMetric:
-    """1 where the whole answer is one JSON value (RFC 8259, so without NaN and Infinity), else 0; why not is told.
+    r"""1 where the whole answer is one JSON value (RFC 8259, so without NaN and Infinity), else 0; why not is told.
 
-    A value that is nested too deeply for Python's parser has no score.
+    A value that is nested too deeply for Python's parser has no score, nor one whose check against the schema takes
+    longer than 2 seconds or meets a number too large for it.
 
     Args:
         schema: A JSON Schema that the value must meet, too; the newest draft unless `$schema` names one. References
-            stay within the schema, and `format` is not checked.
+            stay within the schema, and `format` is not checked. Patterns are in the syntax of the `regex` library:
+            that of `re` and more, such as `\p{L}`.
         allow_fence: Take the inside of an answer that is one fenced block of Markdown with nothing around it.
         name: Another one where a second such metric takes part.
 
     Raises:
         InvalidInputError: The schema is none.
-        MissingDependencyError: A schema is given and jsonschema is not installed.
+        MissingDependencyError: A schema is given and jsonschema is not installed, or regex where it has patterns.
     """
     check_schema = None if schema is None else SchemaCheck(schema)
 
@@ -77,5 +79,7 @@ def _refuse(constant: str) -> NoReturn:
 def _unfenced(text: str) -> str:
     stripped = text.strip()
     blocks = code_blocks(stripped)
-    is_whole = len(blocks) == 1 and (blocks[0].first_line, blocks[0].last_line) == (0, stripped.count("\n"))
+    if len(blocks) != 1 or blocks[0].is_list_item:
+        return text
+    is_whole = (blocks[0].first_line, blocks[0].last_line) == (0, stripped.count("\n"))
     return blocks[0].code if is_whole else text

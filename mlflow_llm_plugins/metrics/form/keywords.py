@@ -75,6 +75,16 @@ def timed_keywords(keywords: Mapping[str, Keyword], limits: Limits) -> dict[str,
     return {name: _timed(own.get(name, keyword), limits) for name, keyword in keywords.items()}
 
 
+def is_pattern(text: str) -> bool:
+    """Whether the keywords can match by it."""
+    regex = require("regex")
+    try:
+        regex.compile(text)
+    except regex.error:
+        return False
+    return True
+
+
 def _timed(keyword: Keyword, limits: Limits) -> Keyword:
     def check(validator: Any, rule: Any, instance: Any, schema: Any) -> Iterator[Any]:
         with limits.one_deeper():

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError
-from mlflow_llm_plugins.metrics.form.keywords import Limits, NestedTooDeeplyError, timed_keywords
+from mlflow_llm_plugins.metrics.form.keywords import Limits, NestedTooDeeplyError, is_pattern, timed_keywords
 from mlflow_llm_plugins.metrics.metric import NotScoredError
 from mlflow_llm_plugins.metrics.packages import require
 
@@ -28,7 +28,7 @@ class SchemaCheck:
         Raises:
             InvalidInputError: It is no JSON Schema, a reference in it leads nowhere, or it cannot be checked in a
                 limited time.
-            MissingDependencyError: jsonschema is not installed.
+            MissingDependencyError: jsonschema is not installed, or regex where the schema has patterns.
         """
         self.schema = _as_json(schema)
         self._seconds = seconds
@@ -40,7 +40,8 @@ class SchemaCheck:
         """Which rule the value breaks, the most telling one where it breaks several; None: it meets the schema.
 
         Raises:
-            NotScoredError: The check takes too long, or value and schema are nested too deeply for it.
+            NotScoredError: The check takes too long, value and schema are nested too deeply for it, or the value has a
+                number too large for it.
         """
         self._limits.start(self._seconds)
         try:
@@ -50,6 +51,8 @@ class SchemaCheck:
             raise NotScoredError(f"to check it against the schema takes longer than {self._seconds:g} s") from None
         except (NestedTooDeeplyError, RecursionError):
             raise NotScoredError("the prediction or the schema is nested too deeply to be checked") from None
+        except OverflowError:  # multipleOf divides floats, and 1e400 is none
+            raise NotScoredError("the prediction has a number too large to be checked against the schema") from None
 
 
 def _as_json(schema: Any) -> Any:
@@ -65,7 +68,7 @@ def _validator(schema: Any, limits: Limits) -> Any:
     jsonschema = require("jsonschema")
     draft = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
-        draft.check_schema(schema)
+        draft.check_schema(schema, format_checker=_formats(jsonschema))
     except jsonschema.SchemaError as error:
         raise InvalidInputError(f"schema is no JSON Schema: {error.message}, at {error.json_path}.") from error
     # Without `$schema`, or a reference to the root would go back to the library's own class.
@@ -75,6 +78,13 @@ def _validator(schema: Any, limits: Limits) -> Any:
         raise InvalidInputError(f"schema refers to what it does not hold: {', '.join(dangling)}. Put it under $defs.")
     timed = jsonschema.validators.extend(draft, timed_keywords(draft.VALIDATORS, limits))
     return timed(rules, registry=require("referencing", "jsonschema").Registry())  # empty: nothing is downloaded
+
+
+def _formats(jsonschema: Any) -> Any:
+    """What the library checks in a schema, with patterns read as `keywords` matches them: by `regex`, not by `re`."""
+    formats = jsonschema.FormatChecker()
+    formats.checks("regex")(lambda value: not isinstance(value, str) or is_pattern(value))
+    return formats
 
 
 def _refuse_what_has_no_limit(rules: Any) -> None:

@@ -28,8 +28,19 @@ _CORPUS = Path("corpora/cmudict/cmudict")  # where NLTK looks below a data folde
 _loaded: set[str] = set()  # names of languages for which textstat remembers the dictionary
 _lock = threading.Lock()
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
-    # A fork waits until the dictionary is loaded, so that a child has it whole, and no lock that another thread held.
+    # A fork waits until textstat is imported and the dictionary is loaded, so that a child has them whole, and no
+    # lock, of ours or of an import, that another thread held: it would wait for that for ever.
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+def textstat_module() -> Any:
+    """The module textstat; thread-safe, also where another thread forks during its first import.
+
+    Raises:
+        MissingDependencyError: textstat is not installed.
+    """
+    with _lock:
+        return require("textstat")
 
 
 def load(textstat: Any, language: str) -> None:
@@ -45,8 +56,8 @@ def load(textstat: Any, language: str) -> None:
     Raises:
         LLMError: The dictionary cannot be unpacked.
     """
-    nltk = require("nltk")
     with _lock:
+        nltk = require("nltk")
         if language not in _loaded:
             with _unpacked() as root, _first_to_nltk(nltk, root):
                 textstat.syllable_count("dictionary")  # textstat loads it for the first word that it does not remember

@@ -115,7 +115,7 @@ def ari_grade_level(lang: str = "en", strip_code: bool = False, *, name: str = "
 
     This and the other metrics of this file score `predictions`. A text has no score, and a reason for that, where it
     has no letters, or less than half of its letters are in the script that the language is written in. Neither has one
-    of 12 words or more that is clearly in another language of the same script, but for counts: eleven languages are
+    of 12 words or more that is clearly in another language of the same script, but for counts: twelve languages are
     told by their little words, and a text that is in doubt, as a short or a mixed one, is scored.
 
     Args:
@@ -237,7 +237,7 @@ def _score(formula: Formula, textstat: Any, language: Language, text: str, strip
 
 def _textstat(language: Language, counts_syllables: bool) -> Any:
     """An instance of our own: the language of the one that textstat exports is global."""
-    textstat = type(require("textstat").textstat)()
+    textstat = type(dictionary.textstat_module().textstat)()
     textstat.set_lang(language.textstat_name)
     if counts_syllables and language.root == "en":
         dictionary.load(textstat, language.textstat_name)
