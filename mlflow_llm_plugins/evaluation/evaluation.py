@@ -21,8 +21,9 @@ from mlflow_llm_plugins.evaluation.invitation import others_take_part
 from mlflow_llm_plugins.evaluation.measured import UNLOADED, say_what_is_not_timed, unloaded_columns
 from mlflow_llm_plugins.evaluation.predictions import PeakMemory, Prediction, PredictOptions, Source, source_of
 from mlflow_llm_plugins.evaluation.predictions.features import likely_inputs, several_columns
+from mlflow_llm_plugins.evaluation.results.file_store import storable
 from mlflow_llm_plugins.evaluation.results.record import log_record
-from mlflow_llm_plugins.evaluation.results.run import Outcome, log_figures, log_outcome, storable
+from mlflow_llm_plugins.evaluation.results.run import Outcome, log_figures, log_outcome
 from mlflow_llm_plugins.evaluation.results.run_figures import loaded_figures
 from mlflow_llm_plugins.evaluation.settings import EvaluatorSettings, parse_settings
 from mlflow_llm_plugins.metrics.engines import find_engine
@@ -95,7 +96,7 @@ class Evaluation:
         )
         result = log_outcome(outcome, self.settings, run_id, others_take_part())
         result.artifacts.update(log_record(computed, self.source.describe(), self.settings, run_id))
-        stored = storable(result.metrics, run_id)
+        stored = storable(result.metrics, run_id, model_id)
         failure = self._failure(predictions)
         if model_id is not None and failure is None:  # MLflow logs what it is given by all evaluators, to both, once
             return EvaluationResult(metrics=stored, artifacts=result.artifacts, run_id=run_id)

@@ -90,13 +90,19 @@ def _row_scores(metric: EvaluationMetric, value: Any, answered: Sequence[bool]) 
     if not isinstance(value, MetricValue):
         return None
     scores = _spread(metric, value.scores, answered, math.nan)
-    aggregates = _aggregates(value.aggregate_results, scores)
+    aggregates = _aggregates(metric, value.aggregate_results, scores)
     return RowScores(scores, _spread(metric, value.justifications, answered, None), aggregates)
 
 
-def _aggregates(given: Mapping[str, Any] | None, scores: Sequence[Any] | None) -> dict[str, Any]:
-    """The metric's own, else MLflow's; with the number of scores, as metrics of this package have it."""
-    if scores is None:
+def _aggregates(
+    metric: EvaluationMetric, given: Mapping[str, Any] | None, scores: Sequence[Any] | None
+) -> dict[str, Any]:
+    """The metric's own, else MLflow's; with the number of scores, as metrics of this package have it.
+
+    None beside a figure that has the metric's own name: other evaluators log it under that key, which a file store
+    cannot hold beside `name/count`.
+    """
+    if scores is None or metric.name in (given or {}):
         return dict(given or {})
     if given:
         return {"count": sum(not is_missing(score) for score in scores), **given}

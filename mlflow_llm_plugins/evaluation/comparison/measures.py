@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mlflow_llm_plugins.evaluation.comparison.bootstrap import Numbers
 from mlflow_llm_plugins.evaluation.computing import key_of
+from mlflow_llm_plugins.evaluation.results.file_store import MAIN
 from mlflow_llm_plugins.metrics.metric import LLMMetric
 
 # Measures in seconds.
@@ -40,8 +41,8 @@ class Measure:
 
     @property
     def figure_keys(self) -> tuple[str, ...]:
-        """Where its main figure may be, the best first."""
-        return self.name, f"{self.key}/mean", self.key
+        """Where its main figure may be, the best first; those with MAIN are of file stores."""
+        return self.name, f"{self.name}/{MAIN}", f"{self.key}/{MAIN}", f"{self.key}/mean", self.key
 
     @property
     def is_mean(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,6 @@ from mlflow_llm_plugins.evaluation.results.artifact_file import OWN_STEM, SHORT_
 from mlflow_llm_plugins.evaluation.results.plots import log_plots
 from mlflow_llm_plugins.evaluation.results.table import results_table
 from mlflow_llm_plugins.evaluation.settings import EvaluatorSettings
-
-_logger = logging.getLogger(__name__)
 
 _TABLE = SHORT_FILE.partition(".")[0]  # its name in results, as the default evaluator has it
 
@@ -61,39 +58,6 @@ def log_outcome(outcome: Outcome, settings: EvaluatorSettings, run_id: str, othe
     if settings.plots:
         artifacts |= log_plots(outcome.predictions, outcome.values, run_id, unloaded=outcome.unloaded, prefix=prefix)
     return EvaluationResult(metrics=figures, artifacts=artifacts, run_id=run_id)
-
-
-def storable(figures: Mapping[str, float], run_id: str) -> dict[str, float]:
-    """The figures that the run can hold: all, unless its tracking store is a folder, where each key is a file.
-
-    A file cannot be the folder of others, so there no key can be the beginning of another; the longer one stays, as
-    what is behind a key tells more than the key alone. A warning tells what is left out.
-
-    Args:
-        figures: By their keys.
-        run_id: The run, which may have figures already.
-    """
-    from mlflow import MlflowClient, get_tracking_uri
-    from mlflow.utils.uri import is_local_uri
-
-    if not is_local_uri(get_tracking_uri()):
-        return dict(figures)
-    logged = MlflowClient().get_run(run_id).data.metrics
-    folders = {folder for key in (*logged, *figures) for folder in _folders(key)}
-    left_out = [key for key in figures if key in folders or not logged.keys().isdisjoint(_folders(key))]
-    if left_out:
-        _logger.warning(
-            "Not logged: %s. A file store holds no key beside others that begin with it; a database holds all: "
-            "mlflow.set_tracking_uri('sqlite:///mlflow.db').",
-            ", ".join(f"{key}={figures[key]:g}" for key in left_out),
-        )
-    return {key: value for key, value in figures.items() if key not in left_out}
-
-
-def _folders(key: str) -> list[str]:
-    """`a` and `a/b` of `a/b/c`."""
-    parts = key.split("/")
-    return ["/".join(parts[:length]) for length in range(1, len(parts))]
 
 
 def log_figures(figures: Mapping[str, float], dataset: Any, run_id: str, model_id: str | None) -> None:

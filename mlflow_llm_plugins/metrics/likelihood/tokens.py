@@ -81,7 +81,7 @@ def encode_cells(
     Args:
         cells: Of one column.
         name: What a cell is called in reasons.
-        tokenizer: A fast one, or any that gives offsets.
+        tokenizer: A fast one.
 
     Returns:
         A text a cell, None where there is none, and the reason there.

@@ -121,9 +121,28 @@ def of_status(status):
     return requests.HTTPError("SECRET", response=response)
 
 
+def caused_by(cause, error):
+    error.__cause__ = cause
+    return error
+
+
+def its_own_cause():
+    error = ValueError("SECRET")
+    return caused_by(caused_by(error, TypeError()), error)
+
+
+def of_boto():
+    """As botocore's ClientError, whose response is a dictionary."""
+    error = OSError("SECRET")
+    error.response = {"Error": {"Code": "ValidationError"}}
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
+        (its_own_cause(), "the judge failed with ValueError"),
+        (caused_by(of_boto(), of_code("BAD_REQUEST")), "the judge answered with HTTP status 400"),
         (of_code("INVALID_PARAMETER_VALUE"), "the judge answered with HTTP status 400"),
         (of_code("INTERNAL_ERROR"), "the judge answered with HTTP status 500"),
         (of_status(422), "the judge answered with HTTP status 422"),
@@ -139,7 +158,8 @@ def test_a_failing_row_leaves_the_others_alone_and_tells_nothing_of_it(judge_of,
 
 
 def test_a_busy_deployment_is_asked_again(judge_of):
-    errors = [of_code("RESOURCE_EXHAUSTED"), of_status(503)]
+    restarting = caused_by(requests.ConnectionError("refused"), of_code("TEMPORARILY_UNAVAILABLE"))
+    errors = [restarting, of_code("RESOURCE_EXHAUSTED"), of_status(503)]
 
     def answer(inputs):
         if errors:

@@ -29,9 +29,11 @@ def causes_of(error: BaseException, handled: BaseException | None = None) -> Ite
         error: That was caught.
         handled: What the caller was handling before, `sys.exc_info()[1]`; it is behind the error, but no cause of it.
     """
+    seen = {id(handled)}  # some exceptions are their own causes
     cause: BaseException | None = error
-    while cause is not None and cause is not handled:
+    while cause is not None and id(cause) not in seen:
         yield cause
+        seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__
 
 

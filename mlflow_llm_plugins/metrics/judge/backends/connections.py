@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import socket
+import threading
 import time
 from functools import partial
 from http.client import HTTPResponse
@@ -30,6 +31,7 @@ class Connections(HTTPAdapter):
             stopping: Ends answers when it is set.
         """
         self._response = partial(_TimedResponse, stopping)
+        self._first_use = threading.Lock()  # of a proxy
         super().__init__(pool_connections=1, pool_maxsize=count)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -39,11 +41,12 @@ class Connections(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         """As requests has it, with answers that keep to their time."""
-        is_known = proxy in self.proxy_manager
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        if not is_known:
-            self._time(manager)
-        return manager
+        with self._first_use:
+            is_known = proxy in self.proxy_manager
+            manager = super().proxy_manager_for(proxy, **kwargs)
+            if not is_known:
+                self._time(manager)
+            return manager
 
     def close(self) -> None:
         """Close the connections at once; a later request opens others.

@@ -114,7 +114,8 @@ class DeploymentJudge:
         described = self._described(client)
         if described.get("flavor") == _FLAVOR and described.get("url"):
             return ServerJudge(f"{described['url']}/v1", **self._server_settings(described))
-        self._check_kept()
+        if described.get("flavor") != _FLAVOR:  # one of ours that does not run says so when it is asked
+            self._check_kept()
         return PredictCalls(client, self._name, self._kind == _ENDPOINTS, self._settings, self._rows.stopping)
 
     def _check_kept(self) -> None:

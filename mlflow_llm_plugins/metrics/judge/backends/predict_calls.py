@@ -26,6 +26,7 @@ _STATUSES = {  # of what clients raise, by MLflow's code
     "TEMPORARILY_UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
+_OF_ANYTHING = (None, 400, 500)  # as no client says that nobody answered
 
 
 class PredictCalls:
@@ -96,10 +97,10 @@ def _unanswered(error: Exception, handled: BaseException | None) -> UnansweredEr
     Where nobody answered, MLflow's client of gateways gives codes, too: BAD_REQUEST or INTERNAL_ERROR.
     """
     causes = list(causes_of(error, handled))
-    status = status_of(causes)
-    if status is None and (silence := silence_of(causes)) is not None:
+    status, code = status_of(causes), _STATUSES.get(str(getattr(error, "error_code", "")))
+    if status is None and code in _OF_ANYTHING and (silence := silence_of(causes)) is not None:
         return silence
-    status = status or _STATUSES.get(str(getattr(error, "error_code", "")))
+    status = status or code
     if status is None:
         return UnansweredError(f"the judge failed with {type(error).__name__}")
     told = refusal_of(_content(causes))
@@ -109,5 +110,5 @@ def _unanswered(error: Exception, handled: BaseException | None) -> UnansweredEr
 
 def _content(causes: Sequence[BaseException]) -> bytes:
     """The body of the first answer among them."""
-    responses = (getattr(cause, "response", None) for cause in causes)
-    return next((response.content for response in responses if response is not None), None) or b""
+    contents = (getattr(getattr(cause, "response", None), "content", None) for cause in causes)
+    return next((content for content in contents if isinstance(content, bytes)), b"")

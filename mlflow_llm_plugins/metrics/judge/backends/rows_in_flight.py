@@ -68,8 +68,8 @@ class RowsInFlight:
         try:
             yield from pool.map(lambda question: self._guarded(ask, question, silence), questions)
         except BaseException:  # Ctrl-C, for example, which waits for no answer
-            self.stopping.end(call)
             pool.shutdown(wait=False, cancel_futures=True)
+            self.stopping.end(call)
             raise
         pool.shutdown()
 

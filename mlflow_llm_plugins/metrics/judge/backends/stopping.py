@@ -30,8 +30,9 @@ class Stopping(threading.Event):
         """End the call's pauses and tries, and cut the connections that wait for an answer to it."""
         with self._lock:
             call.set()
-            for waiting, owner in list(self._waiting.items()):
-                if owner is call:
+            for reference in self._waiting.keyrefs():  # no iteration, which a `keep` in it would break
+                waiting = reference()
+                if waiting is not None and self._waiting.get(waiting) is call:
                     _cut(waiting)
 
     def cut_at_end(self, waiting: socket.socket) -> None:
