@@ -144,7 +144,14 @@ def test_sigusr1_lets_kept_connections_go_and_serves_on(artifact, tmp_path):
 
 
 def workers_of(process):
-    return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+    return [child for child in process.children() if is_worker(child)]
+
+
+def is_worker(process):
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:  # it was killed just now
+        return False
 
 
 def test_two_workers_share_the_metrics_and_one_that_is_killed_takes_only_its_own_requests(artifact, tmp_path):
