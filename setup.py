@@ -20,7 +20,7 @@ TORCH = [
 ]
 EVALUATION = [
     *["textstat>=0.7.13", "nltk>=3.9.1", "pyphen>=0.17", "evaluate>=0.4.6", "rouge-score>=0.1.2", "sacrebleu>=2.5"],
-    *["rapidfuzz>=3.9", "regex>=2025.10.22", "jsonschema>=4.18", "scipy>=1.11", "matplotlib>=3.8", "urllib3>=2"],
+    *["rapidfuzz>=3.9", "regex>=2025.10.22", "jsonschema>=4.18", "scipy>=1.11", "matplotlib>=3.8"],
 ]
 TEST = [
     *["pytest>=8", "pytest-timeout", "pytest-xdist", "hypothesis", "httpx", "jsonschema", "openai", "rich"],
@@ -41,6 +41,7 @@ setup(
     install_requires=[
         *["mlflow>=3.11.1,<4", "pydantic>=2", "psutil>=5.9.8", "packaging", "prometheus-client>=0.20"],
         *["click", "filelock>=3.12", "platformdirs>=4", "requests", "tenacity>=9", "tqdm>=4.66.3"],  # deployments
+        "urllib3>=2.2",  # below it, a refusal of a body that is not read yet is lost
     ],
     extras_require={
         "torch": TORCH,
