@@ -1,7 +1,6 @@
 """Engines: requests in, tokens or log-probabilities out. Knows torch and transformers, never mlflow.
 
-To add an engine: a file that has a function `open(model, tokenizer, settings) -> GenerationEngine`, and a
-row in `ENGINES`.
+To add an engine: a file, and a row in `engines.ENGINES`.
 """
 
 from __future__ import annotations
@@ -15,16 +14,10 @@ from mlflow_llm_plugins.generation.engine import (
     GenerationStream,
     TokenScores,
 )
+from mlflow_llm_plugins.generation.engines import DEFAULT_ENGINE, ENGINES
 from mlflow_llm_plugins.generation.requests import Constraint, GenerationOutput, GenerationRequest, TokenEvent
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.lookup import resolve
-
-_TRANSFORMERS = "mlflow_llm_plugins.generation.transformers_engine"
-ENGINES = {
-    "transformers": f"{_TRANSFORMERS}:open_continuous",  # continuous batching; "generate" where it is not right
-    "generate": f"{_TRANSFORMERS}:open_padded",  # padded batches, for any causal model
-}
-DEFAULT_ENGINE = "transformers"
 
 __all__ = [
     "DEFAULT_ENGINE",
@@ -49,7 +42,7 @@ def open_engine(
     """Start an engine on a loaded model; the engine owns the model from here on.
 
     Args:
-        model: A causal `PreTrainedModel`, on its device.
+        model: What the engine takes: a causal `PreTrainedModel` on its device, or the folder of an OpenVINO IR.
         tokenizer: Its tokenizer.
         settings: None takes the defaults.
         engine: A key of `ENGINES` or "package.module:function"; None takes `DEFAULT_ENGINE`.
@@ -57,6 +50,7 @@ def open_engine(
     Raises:
         InvalidInputError: No such engine, or a model that is not a causal language model.
     """
-    opener = resolve(engine or DEFAULT_ENGINE, ENGINES, "engine")
+    openers = {name: row.opener for name, row in ENGINES.items()}
+    opener = resolve(engine or DEFAULT_ENGINE, openers, "engine")
     opened: GenerationEngine = opener(model, tokenizer, settings or EngineSettings())
     return opened

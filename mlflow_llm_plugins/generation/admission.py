@@ -5,12 +5,28 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from mlflow_llm_plugins.errors import InvalidInputError, PromptTooLongError
-from mlflow_llm_plugins.generation.requests import GenerationRequest
-from mlflow_llm_plugins.generation.sampling.constraints import ConstraintCompiler, ConstraintMatcher
+from mlflow_llm_plugins.generation.features import FeatureCheck
+from mlflow_llm_plugins.generation.requests import Constraint, GenerationRequest
+
+if TYPE_CHECKING:
+    from mlflow_llm_plugins.generation.sampling.constraints import ConstraintMatcher
 
 DEFAULT_TIMEOUT_S = 3600.0
+
+
+class ConstraintReader(Protocol):
+    """Understands constraints before their requests join; thread-safe."""
+
+    def matcher(self, constraint: Constraint, eos_token_ids: frozenset[int]) -> ConstraintMatcher | None:
+        """What follows an answer in its form, at the beginning of one; None where the library behind does that.
+
+        Raises:
+            UnsupportedFeatureError: Names what the form has that cannot be honoured, and why.
+            InvalidInputError: The form itself is wrong.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +51,8 @@ class Admission:
     max_new_tokens: int  # of a request that names no limit
     eos_token_ids: frozenset[int]
     timeout_s: float
-    constraints: ConstraintCompiler
+    constraints: ConstraintReader
+    features: FeatureCheck
 
     @property
     def longest_request(self) -> int:
@@ -48,8 +65,9 @@ class Admission:
         Raises:
             InvalidInputError: An empty prompt or a token id outside the vocabulary.
             PromptTooLongError: Prompt and answer can never fit.
-            UnsupportedFeatureError: The constraint has something that cannot be honoured.
+            UnsupportedFeatureError: The engine cannot do it, or the constraint has something that cannot be honoured.
         """
+        self.features.check(request)
         prompt_ids = self.check_ids(request.prompt_ids)
         max_new_tokens = self._room(len(prompt_ids), request.max_new_tokens, request.new_tokens_limit)
         self._check_options(request, max_new_tokens)

@@ -59,6 +59,12 @@ def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset()
 
 
+def text_config(model: Any) -> dict[str, Any]:
+    """The configuration of the text model, as in config.json."""
+    config: dict[str, Any] = model.config.get_text_config().to_dict()
+    return config
+
+
 def input_device(model: Any) -> torch.device:
     """Where token ids must be: a model that is wholly on disk says "meta", and runs where accelerate brings it."""
     if model.device.type != "meta":

@@ -29,7 +29,14 @@ from mlflow_llm_plugins.generation.stream import TokenStream
 _logger = logging.getLogger(__name__)
 
 _STOP_S = 30.0  # how long close() waits for the step that is running
+USABLE_PAGES = 0.85  # the scheduler keeps 15% of the pages free (transformers' fifo safety margin)
+_BATCH_TOKENS = 256  # of a step, where nothing is set
 _NO_TOKEN = -1  # transformers' own "no such token"
+
+
+def batch_tokens(settings: EngineSettings) -> int:
+    """Tokens of one step."""
+    return settings.max_batch_tokens or _BATCH_TOKENS
 
 
 class ContinuousRunner:
@@ -81,6 +88,9 @@ class ContinuousRunner:
         if request_id is not None and self._requests.pop(request_id, None) is not None:
             self._manager.cancel_request(request_id)
         self._prefills.settle(stream)
+
+    def abandon_step(self) -> None:
+        """Nothing can be done: no thread can be ended from outside."""
 
     def is_alive(self) -> bool:
         """Whether the generation thread runs."""
@@ -256,7 +266,7 @@ def _batching_config(settings: EngineSettings, cache: CachePlan) -> ContinuousBa
     return ContinuousBatchingConfig(
         page_size=cache.page_size,
         num_blocks=cache.num_blocks,
-        max_batch_tokens=max(settings.max_batch_tokens, rows),
+        max_batch_tokens=max(batch_tokens(settings), rows),
         max_requests_per_batch=rows,
         max_memory_percent=0.95,  # only a ceiling here: the plan has kept to what is free
         scheduler_type="fifo",  # decode first, so that a long prompt does not stall running answers

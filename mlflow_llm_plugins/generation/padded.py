@@ -58,6 +58,9 @@ class PaddedRunner:
     def release(self, stream: TokenStream) -> None:
         """Nothing to do: an ended stream leaves its group at the next step."""
 
+    def abandon_step(self) -> None:
+        """Nothing can be done: no thread can be ended from outside."""
+
     def is_alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()

@@ -152,7 +152,7 @@ class GenerationOutput:
     prompt_tokens: int  # without padding
     finish_reason: FinishReason
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()  # one for each of token_ids, where asked for
-    cached_tokens: int = 0  # of the prompt, whose keys and values another request had left in the cache
+    cached_tokens: int | None = 0  # of the prompt, found in the cache, where others had left them; None: not known
     token_times: tuple[float, ...] = ()  # seconds from submission to each of token_ids
 
     @property

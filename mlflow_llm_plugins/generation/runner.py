@@ -25,6 +25,9 @@ class Runner(Protocol):
     def steps(self) -> int:
         """How many steps the thread has begun; stands still while a step does not return, and when it is idle."""
 
+    def abandon_step(self) -> None:
+        """A step has not returned in time: end it where that can be done, with the thread if need be. Never blocks."""
+
     def is_alive(self) -> bool:
         """Whether the thread runs."""
 

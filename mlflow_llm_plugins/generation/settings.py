@@ -17,8 +17,11 @@ class EngineSettings(Settings):
         None, ge=8, description="Tokens of prompt and answer together; None: the model's own limit."
     )
     max_requests_per_batch: int = Field(32, ge=1, le=1024, description="Requests that generate together.")
-    max_batch_tokens: int = Field(
-        256, ge=16, description="Tokens of one step; a longer prompt is prefilled in chunks of this size."
+    max_batch_tokens: int | None = Field(
+        None,
+        ge=16,
+        description="Tokens of one step; a longer prompt is prefilled in chunks of this size. None: 256, with the "
+        "engine openvino 128.",
     )
     max_queue_size: int = Field(
         256, ge=1, description="Requests that may be open, waiting or running; one more is refused."

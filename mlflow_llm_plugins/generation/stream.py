@@ -42,7 +42,7 @@ class TokenStream:
         self._text: list[str] = []
         self._picks: list[Pick] = []
         self._times: list[float] = []
-        self.cached_tokens = 0  # of the prompt, found in the cache; set by the runner
+        self.cached_tokens: int | None = 0  # of the prompt, found in the cache; set by the runner; None: not known
         self._events: queue.SimpleQueue[TokenEvent | None] = queue.SimpleQueue()
         self._deliver: Callable[[TokenEvent | None], None] = self._events.put
         self._delivering = threading.Lock()  # of _deliver, so that a new listener gets all events in order

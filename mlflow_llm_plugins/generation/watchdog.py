@@ -130,6 +130,7 @@ class Watchdog:
             self._failure = f"A generation step has not returned within step_timeout_s={self._step_timeout_s:g} s."
             _logger.error("%s Requests are refused until it does.", self._failure)
             self._fail_open(self._failure)
+            self._runner.abandon_step()
 
     def _fail_open(self, message: str) -> None:
         for stream in self._open.all():

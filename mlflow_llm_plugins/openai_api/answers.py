@@ -77,15 +77,20 @@ def text_completion(
 
 
 def usage(choices: Sequence[Sequence[Generated]]) -> dict[str, Any]:
-    """Token counts of a request; a prompt counts once however many answers it got, as its first answer found it."""
+    """Token counts of a request; a prompt counts once however many answers it got, as its first answer found it.
+
+    Without details where the engine does not know what it found in its cache.
+    """
     prompt_tokens = sum(of_one_prompt[0].prompt_tokens for of_one_prompt in choices)
     completion_tokens = sum(choice.completion_tokens for of_one_prompt in choices for choice in of_one_prompt)
-    return {
+    counts = {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(of_one_prompt[0].cached_tokens for of_one_prompt in choices)},
     }
+    found = [of_one_prompt[0].cached_tokens for of_one_prompt in choices]
+    cached = [tokens for tokens in found if tokens is not None]
+    return {**counts, "prompt_tokens_details": {"cached_tokens": sum(cached)}} if len(cached) == len(found) else counts
 
 
 def _chat_choice(

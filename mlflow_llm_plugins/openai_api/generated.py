@@ -21,8 +21,8 @@ class Generated(Protocol):
         """Tokens of the prompt, without padding."""
 
     @property
-    def cached_tokens(self) -> int:
-        """Those of the prompt's tokens that did not have to be computed."""
+    def cached_tokens(self) -> int | None:
+        """Those of the prompt's tokens that did not have to be computed; None: the engine does not know."""
 
     @property
     def completion_tokens(self) -> int:
@@ -84,7 +84,7 @@ class NothingGenerated:
 
     prompt_tokens: int
     text: str = ""
-    cached_tokens: int = 0
+    cached_tokens: int | None = 0
     completion_tokens: int = 0
     finish_reason: str = "length"
     token_ids: tuple[int, ...] = ()

@@ -62,7 +62,7 @@ class Metrics:
         """All answers to a request are complete, `per_prompt` to each prompt, which counts once, as in `usage`."""
         for first in outputs[::per_prompt]:
             self._prompt_tokens.inc(first.prompt_tokens)
-            self._cached_tokens.inc(first.cached_tokens)
+            self._cached_tokens.inc(first.cached_tokens or 0)
         for output in outputs:
             self._completion_tokens.inc(output.completion_tokens)
             times = output.token_times

@@ -10,6 +10,7 @@ import pytest
 from mlflow_llm_plugins.errors import EngineUnavailableError
 from mlflow_llm_plugins.generation import GenerationRequest
 from mlflow_llm_plugins.generation.admission import Admission
+from mlflow_llm_plugins.generation.features import FeatureCheck, Limits
 from mlflow_llm_plugins.generation.open_requests import OpenRequests
 from mlflow_llm_plugins.generation.sampling.constraints import ConstraintCompiler
 from mlflow_llm_plugins.generation.stream import TokenStream
@@ -41,6 +42,9 @@ class Unrestartable:
     def death(self):
         return "OSError: gone"
 
+    def abandon_step(self):
+        pass
+
     def restart(self):
         self.tries += 1
         raise RuntimeError("can't start new thread")
@@ -60,6 +64,7 @@ def stream():
         eos_token_ids=frozenset(),
         timeout_s=60.0,
         constraints=ConstraintCompiler(tokenizer, VOCAB_SIZE),
+        features=FeatureCheck("transformers", Limits()),
     )
     return TokenStream(admission.admit(GenerationRequest([5, 6])), tokenizer, on_end=lambda _: None)
 

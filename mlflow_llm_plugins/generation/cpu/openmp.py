@@ -17,6 +17,8 @@ import functools
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +36,15 @@ def release_workers() -> None:
     library = _libgomp()
     if library is not None:
         library.omp_pause_resource_all(_PAUSE_HARD)
+
+
+@contextmanager
+def own_workers_released() -> Iterator[None]:
+    """Leave no workers of this thread behind beside those of the generation thread."""
+    try:
+        yield
+    finally:
+        release_workers()
 
 
 def can_use_threads() -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-import torch
-
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.hardware import granted_cpus
 
@@ -16,16 +14,27 @@ def set_threads(num_threads: int | None) -> int:
     """Set torch's intra-op threads for this process.
 
     Args:
-        num_threads: None takes MLFLOW_LLM_NUM_THREADS, else the CPUs that affinity and cgroup quota grant; torch
-            alone would count the host's, and more threads than CPUs are several times slower.
+        num_threads: As for `threads_to_use`.
 
     Returns:
         The number set.
     """
-    count = num_threads or _from_environment() or granted_cpus()
+    import torch
+
+    count = threads_to_use(num_threads)
     if count != torch.get_num_threads():
         torch.set_num_threads(count)
     return count
+
+
+def threads_to_use(num_threads: int | None) -> int:
+    """How many threads an engine computes with.
+
+    Args:
+        num_threads: None takes MLFLOW_LLM_NUM_THREADS, else the CPUs that affinity and cgroup quota grant; libraries
+            alone would count the host's, and more threads than CPUs are several times slower.
+    """
+    return num_threads or _from_environment() or granted_cpus()
 
 
 def _from_environment() -> int | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from mlflow_llm_plugins.generation.architecture import input_device, is_exact, vocabulary_size
+from mlflow_llm_plugins.generation.cpu.openmp import own_workers_released
 from mlflow_llm_plugins.generation.engine import Alternatives, ChoiceScores, TokenScores
 from mlflow_llm_plugins.generation.sampling.rows import top
 from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow
@@ -60,7 +61,7 @@ class Scorer:
     def score(self, texts: Sequence[list[int]], top_logprobs: int = 0) -> list[TokenScores]:
         """Log-probability of tokens 2 to n of each text, and the best tokens there; empty for a text of one token."""
         scores = [TokenScores() for _ in texts]
-        with self._lock, torch.no_grad():
+        with own_workers_released(), self._lock, torch.no_grad():
             for rows in batches([len(text) for text in texts]):
                 batch = self._score_batch([texts[row] for row in rows], top_logprobs)
                 self._prefixes.raise_if_closed()
@@ -90,7 +91,7 @@ class Scorer:
             return []
         if self._tree_pass is None:
             return self._choose_whole(rows)
-        with self._lock, torch.no_grad():
+        with own_workers_released(), self._lock, torch.no_grad():
             return self._tree_pass.choose(rows)
 
     def close(self) -> None:
@@ -118,7 +119,7 @@ class Scorer:
             yield self._parts.head(hidden[place]).to(ids.device)
 
     def _next(self, slices: Iterator[torch.Tensor]) -> NDArray[np.float32] | None:
-        with self._lock, torch.no_grad():
+        with own_workers_released(), self._lock, torch.no_grad():
             self._prefixes.raise_if_closed()
             part = next(slices, None)
             return None if part is None else part.float().cpu().numpy()
