@@ -14,7 +14,7 @@ from mlflow_llm_plugins.generation.engine import (
     GenerationStream,
     TokenScores,
 )
-from mlflow_llm_plugins.generation.engines import DEFAULT_ENGINE, ENGINES
+from mlflow_llm_plugins.generation.engines import DEFAULT_ENGINE, ENGINES, engine_row
 from mlflow_llm_plugins.generation.requests import Constraint, GenerationOutput, GenerationRequest, TokenEvent
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.lookup import resolve
@@ -52,5 +52,7 @@ def open_engine(
     """
     openers = {name: row.opener for name, row in ENGINES.items()}
     opener = resolve(engine or DEFAULT_ENGINE, openers, "engine")
-    opened: GenerationEngine = opener(model, tokenizer, settings or EngineSettings())
+    settings = settings or EngineSettings()
+    engine_row(engine).warn_of_unused(settings)
+    opened: GenerationEngine = opener(model, tokenizer, settings)
     return opened

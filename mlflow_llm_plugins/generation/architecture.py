@@ -22,19 +22,6 @@ def refuse_other_tasks(model: Any) -> None:
         raise InvalidInputError(f"{name} cannot generate; the engine runs causal language models only.")
 
 
-def refuse_slow_tokenizer(tokenizer: Any) -> None:
-    """Raise unless the tokenizer is a fast one, which alone can give text token by token.
-
-    Raises:
-        InvalidInputError: None, or a tokenizer written in Python.
-    """
-    if not getattr(tokenizer, "is_fast", False):
-        raise InvalidInputError(
-            f"The engine needs a fast tokenizer (a tokenizer.json file), got {type(tokenizer).__name__}. "
-            "Load it with AutoTokenizer.from_pretrained(...)."
-        )
-
-
 def why_not_paged(model: Any) -> str | None:
     """Why continuous batching cannot serve this model, or None when it is worth a try.
 

@@ -25,10 +25,14 @@ class CachePlan:
         """Tokens that the cache holds."""
         return self.num_blocks * self.page_size
 
+    @property
+    def bytes(self) -> int:
+        """What its keys and values take."""
+        return self.num_blocks * self.bytes_per_block
+
     def __str__(self) -> str:
         """For the log."""
-        size = self.num_blocks * self.bytes_per_block / 2**20
-        return f"{self.tokens} tokens in {self.num_blocks} pages of {self.page_size} ({size:.0f} MiB)"
+        return f"{self.tokens} tokens in {self.num_blocks} pages of {self.page_size} ({self.bytes / 2**20:.0f} MiB)"
 
 
 def plan_cache(

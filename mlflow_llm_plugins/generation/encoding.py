@@ -10,6 +10,19 @@ from mlflow_llm_plugins.generation.engine import Text
 from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow, common_prefix
 
 
+def refuse_slow_tokenizer(tokenizer: Any) -> None:
+    """Raise unless the tokenizer is a fast one, which alone can give text token by token.
+
+    Raises:
+        InvalidInputError: None, or a tokenizer written in Python.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise InvalidInputError(
+            f"The engine needs a fast tokenizer (a tokenizer.json file), got {type(tokenizer).__name__}. "
+            "Load it with AutoTokenizer.from_pretrained(...)."
+        )
+
+
 class Encoder:
     """Turns what callers of `score` and `choose` give into token ids."""
 

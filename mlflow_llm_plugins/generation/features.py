@@ -38,11 +38,10 @@ FEATURES: Mapping[str, Feature] = MappingProxyType(
             lambda request: (request.top_p or 1) < 1 and not request.top_k and request.temperature > 0,
         ),
         "seed": Feature("seed: the same answer alone and in company", lambda request: request.seed is not None),
+        "repetition_penalty": Feature("repetition_penalty", lambda request: request.repetition_penalty != 1),
         "penalties": Feature(
-            "repetition, frequency and presence penalty",
-            lambda request: (
-                request.repetition_penalty != 1 or bool(request.frequency_penalty or request.presence_penalty)
-            ),
+            "frequency and presence penalty",
+            lambda request: bool(request.frequency_penalty or request.presence_penalty),
         ),
         "no_repeat_ngram_size": Feature("no_repeat_ngram_size", lambda request: request.no_repeat_ngram_size > 0),
         "logit_bias": Feature("logit_bias", lambda request: bool(request.logit_bias)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from mlflow_llm_plugins.settings import Settings
@@ -57,6 +59,16 @@ class EngineSettings(Settings):
     )
     tune_allocator: bool = Field(
         True, description="On a CPU with glibc: keep large buffers mapped between steps, for the whole process."
+    )
+    inference_precision: Literal["f32", "bf16", "f16"] | None = Field(
+        None,
+        description="With the engine openvino: the precision of the arithmetic. None: the library's choice for this "
+        "CPU, bf16 where the CPU has it.",
+    )
+    kv_cache_precision: Literal["f32", "bf16", "f16", "u8"] | None = Field(
+        None,
+        description="With the engine openvino: the precision of kept keys and values. None: the library's choice for "
+        "this CPU, u8 on most.",
     )
     step_timeout_s: float = Field(
         300, gt=0, description="A step that takes longer counts as the engine's death: open requests fail."

@@ -15,7 +15,6 @@ from mlflow_llm_plugins.generation.architecture import (
     is_exact,
     logits_width,
     refuse_other_tasks,
-    refuse_slow_tokenizer,
     text_config,
     vocabulary_size,
     why_not_paged,
@@ -29,6 +28,7 @@ from mlflow_llm_plugins.generation.cpu.openmp import own_workers_released
 from mlflow_llm_plugins.generation.cpu.packed_linear import pack_linear_layers
 from mlflow_llm_plugins.generation.cpu.step_threads import StepThreads
 from mlflow_llm_plugins.generation.cpu.threads import set_threads
+from mlflow_llm_plugins.generation.encoding import refuse_slow_tokenizer
 from mlflow_llm_plugins.generation.engines import ENGINES
 from mlflow_llm_plugins.generation.features import FeatureCheck
 from mlflow_llm_plugins.generation.padded import PaddedRunner

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlflow_llm_plugins.errors import EngineUnavailableError, InvalidInputError
 from mlflow_llm_plugins.generation import GenerationRequest, open_engine
-from tests.generation.conftest import SMALL, plain_greedy, plain_logprobs, random_prompts
+from tests.generation.conftest import SMALL, plain_greedy, plain_logprobs, random_prompts, settings_for
 from tests.models import VOCAB_SIZE, byte_tokenizer, random_model
 
 ONE_TOKEN = [[40], [41], [42], [43], [44]]
@@ -69,9 +69,19 @@ def counted():
     engine.close()
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "mixtral", "phi3", "falcon", "gptj", "gemma2", "bloom"])
-def test_questions_on_two_states_equal_plain_forward_passes_cold_and_warm(open_model, kind):
-    model, engine = open_model(kind)
+ENGINES = ["transformers", "openvino"]
+MODELS = [
+    *(
+        (kind, "transformers")
+        for kind in ("llama", "gpt2", "opt", "mixtral", "phi3", "falcon", "gptj", "gemma2", "bloom")
+    ),
+    *((kind, "openvino") for kind in ("llama", "mixtral", "falcon")),
+]
+
+
+@pytest.mark.parametrize(("kind", "engine"), MODELS)
+def test_questions_on_two_states_equal_plain_forward_passes_cold_and_warm(open_model, kind, engine):
+    model, engine = open_model(kind, engine)
     prompts = states_and_questions()
     choices = [NESTED if i % 2 else ONE_TOKEN[: 1 + i // 2] for i in range(len(prompts))]
     cold = engine.choose(prompts, choices)
@@ -132,8 +142,9 @@ def test_one_row_a_call_finds_the_rubric_of_the_call_before(counted):
     assert costs == [230, 300, 80]
 
 
-def test_a_row_does_not_depend_on_its_company_or_the_order(open_model):
-    _, engine = open_model("llama")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_row_does_not_depend_on_its_company_or_the_order(open_model, engine):
+    _, engine = open_model("llama", engine)
     prompts = states_and_questions(seed=6)
     rows = engine.choose(prompts, NESTED)
     backwards = engine.choose(prompts[::-1], [NESTED[::-1]] * 10)
@@ -142,15 +153,17 @@ def test_a_row_does_not_depend_on_its_company_or_the_order(open_model):
         assert engine.choose([prompt], NESTED)[0] == pytest.approx(row, abs=1e-5)
 
 
-def test_the_same_prompt_and_the_same_choice_twice_get_the_same_scores(open_model):
-    _, engine = open_model("llama")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_same_prompt_and_the_same_choice_twice_get_the_same_scores(open_model, engine):
+    _, engine = open_model("llama", engine)
     prompt = random_prompts(20)[0]
     first, second = engine.choose([prompt, prompt], [[[40, 41], [40, 41]], [[40, 41]]])
     assert first[0] == first[1] == second[0]
 
 
-def test_mass_is_the_probability_of_any_choice_and_of_the_whole_vocabulary_one(open_model):
-    model, engine = open_model("llama")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_mass_is_the_probability_of_any_choice_and_of_the_whole_vocabulary_one(open_model, engine):
+    model, engine = open_model("llama", engine)
     prompts = random_prompts(30, 20)
     every_token = [[token] for token in range(VOCAB_SIZE)]
     some, whole = engine.choose(prompts, [ONE_TOKEN, every_token])
@@ -173,8 +186,9 @@ def test_text_of_one_row_with_nan_fails_no_other_row():
     engine.close()
 
 
-def test_four_threads_get_what_one_gets_while_the_engine_generates(open_model):
-    model, engine = open_model("llama")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_four_threads_get_what_one_gets_while_the_engine_generates(open_model, engine):
+    model, engine = open_model("llama", engine)
     cases = [(states_and_questions(seed=seed), NESTED) for seed in range(4)]
     expected = [[expected_scores(model, prompt, own) for prompt in prompts] for prompts, own in cases]
     prompt = random_prompts(9)[0]
@@ -222,8 +236,9 @@ def test_a_model_that_ignores_masks_gets_each_branch_in_a_pass_of_its_own():
     engine.close()
 
 
-def test_a_closed_engine_scores_no_more():
-    engine = open_engine(random_model("llama"), byte_tokenizer(), SMALL)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_closed_engine_scores_no_more(loadable, engine):
+    engine = open_engine(loadable("llama", engine), byte_tokenizer(), settings_for(engine), engine)
     prompt = random_prompts(60)[0]
     engine.choose([prompt], ONE_TOKEN)
     engine.close()
@@ -254,12 +269,13 @@ trees = st.lists(
 )
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @given(tree=trees)
 @settings(
     max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_trees_of_any_shape_equal_plain_forward_passes(open_model, tree):
-    model, engine = open_model("llama")
+def test_trees_of_any_shape_equal_plain_forward_passes(open_model, engine, tree):
+    model, engine = open_model("llama", engine)
     shared = random_prompts(60, seed=7)[0]
     prompts = [shared[:length] + own for own, length, _ in tree]
     choices = [own for _, _, own in tree]

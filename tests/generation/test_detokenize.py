@@ -8,15 +8,26 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from mlflow_llm_plugins.generation.detokenize import Detokenizer, StopStrings
+from mlflow_llm_plugins.quantized_llm.file_tokenizer import load_file_tokenizer
 from tests.models import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
 
 
-def streamed(text, stop=()):
-    detokenizer = Detokenizer(TOKENIZER, stop)
+@pytest.fixture(scope="module", params=["transformers", "files alone"])
+def tokenizer(request, tmp_path_factory):
+    """The same tokenizer, as transformers loads it and as it is read without transformers."""
+    if request.param == "transformers":
+        return TOKENIZER
+    folder = tmp_path_factory.mktemp("tokenizer")
+    TOKENIZER.save_pretrained(folder)
+    return load_file_tokenizer(folder, name="bytes")
+
+
+def streamed(text, stop=(), tokenizer=TOKENIZER):
+    detokenizer = Detokenizer(tokenizer, stop)
     pieces = []
-    for token_id in TOKENIZER(text).input_ids:
+    for token_id in tokenizer(text).input_ids:
         pieces.append(detokenizer.push(token_id))
         if detokenizer.stopped:
             return pieces, detokenizer
@@ -30,21 +41,21 @@ def cut_at_first_stop(text, stops):
 
 
 @given(st.text())
-def test_pieces_join_to_the_whole_text(text):
-    pieces, _ = streamed(text)
+def test_pieces_join_to_the_whole_text(tokenizer, text):
+    pieces, _ = streamed(text, tokenizer=tokenizer)
     assert "".join(pieces) == TOKENIZER.decode(TOKENIZER(text).input_ids, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("text", ["naïve café", "👩‍👩‍👧‍👦 family", "日本語のテキスト", "שלום", "🇩🇪🇫🇷"])
-def test_no_piece_shows_half_a_character(text):
-    pieces, _ = streamed(text)
+def test_no_piece_shows_half_a_character(tokenizer, text):
+    pieces, _ = streamed(text, tokenizer=tokenizer)
     assert "".join(pieces) == text
     assert "\ufffd" not in "".join(pieces)
 
 
-def test_a_character_cut_off_at_the_end_is_shown_as_a_replacement():
-    detokenizer = Detokenizer(TOKENIZER)
-    ids = TOKENIZER("é").input_ids
+def test_a_character_cut_off_at_the_end_is_shown_as_a_replacement(tokenizer):
+    detokenizer = Detokenizer(tokenizer)
+    ids = tokenizer("é").input_ids
     assert detokenizer.push(ids[0]) == ""
     assert detokenizer.flush() == "\ufffd"
 
@@ -74,9 +85,9 @@ def test_how_the_text_is_cut_into_pieces_changes_nothing(text, sizes, stops):
     assert let_through([*pieces, rest]) == let_through(list(text))
 
 
-def test_special_tokens_are_left_out():
-    detokenizer = Detokenizer(TOKENIZER)
-    ids = [TOKENIZER.bos_token_id, *TOKENIZER("hi").input_ids, TOKENIZER.eos_token_id]
+def test_special_tokens_are_left_out(tokenizer):
+    detokenizer = Detokenizer(tokenizer)
+    ids = [tokenizer.bos_token_id, *tokenizer("hi").input_ids, tokenizer.eos_token_id]
     assert "".join(detokenizer.push(i) for i in ids) + detokenizer.flush() == "hi"
 
 

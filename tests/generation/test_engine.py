@@ -1,4 +1,4 @@
-"""What every engine does with requests: admission, defaults, endings, isolation. Both engines, one set of tests."""
+"""What every engine does with requests: admission, defaults, endings, isolation. All engines, one set of tests."""
 
 import gc
 import os
@@ -23,10 +23,12 @@ from mlflow_llm_plugins.errors import (
     RequestTimeoutError,
 )
 from mlflow_llm_plugins.generation import EngineSettings, GenerationRequest, open_engine
+from mlflow_llm_plugins.generation.engines import engine_row
 from tests.generation.conftest import SMALL, plain_greedy, plain_logprobs, random_prompts
 from tests.models import MAX_LENGTH, byte_tokenizer, random_model
 
-ENGINES = ["transformers", "generate"]
+ENGINES = ["transformers", "generate", "openvino"]
+PAGED = ["transformers", "openvino"]
 PROMPT = random_prompts(9)[0]
 
 
@@ -198,14 +200,16 @@ def test_a_model_in_training_mode_answers_as_in_evaluation():
 
 
 @pytest.mark.parametrize("tokenizer", [None, object()])
-def test_a_tokenizer_that_cannot_stream_is_refused(tokenizer, engine_name):
+def test_a_tokenizer_that_cannot_stream_is_refused(loadable, tokenizer, engine_name):
     with pytest.raises(InvalidInputError, match=r"The engine needs a fast tokenizer \(a tokenizer.json file\), got "):
-        open_engine(random_model("llama"), tokenizer, SMALL, engine_name)
+        open_engine(loadable("llama", engine_name), tokenizer, SMALL, engine_name)
 
 
-def test_more_pages_than_memory_are_refused_with_the_numbers():
+@pytest.mark.parametrize("engine_name", PAGED)
+def test_more_pages_than_memory_are_refused_with_the_numbers(loadable, engine_name):
+    settings = SMALL.model_copy(update={"num_blocks": 10**9})
     with pytest.raises(HardwareError, match=r"num_blocks=1000000000 needs \d+ MiB, and \d+ MiB are free\. Ask for at"):
-        open_engine(random_model("llama"), byte_tokenizer(), SMALL.model_copy(update={"num_blocks": 10**9}))
+        open_engine(loadable("llama", engine_name), byte_tokenizer(), settings, engine_name)
 
 
 def test_a_request_without_a_limit_gets_the_default_cut_to_the_context(open_model, engine_name):
@@ -237,7 +241,9 @@ def test_a_stop_string_ends_the_answer_before_it_and_its_end_is_never_streamed(e
 
 
 @pytest.mark.parametrize("top_logprobs", [None, 0, 3])
-def test_streamed_events_are_the_result(engine, top_logprobs):
+def test_streamed_events_are_the_result(engine, engine_name, top_logprobs):
+    if top_logprobs and "top_logprobs" in engine_row(engine_name).limits.refused:
+        pytest.skip("this engine refuses it")
     request = GenerationRequest(PROMPT, max_new_tokens=30, eos_token_ids=(), top_logprobs=top_logprobs)
     stream = engine.submit(request)
     events = list(stream)
@@ -314,16 +320,18 @@ def test_score_and_choose_are_right_while_generation_runs_and_do_not_disturb_it(
     assert answers == [plain_greedy(model, prompt, 150) for prompt in prompts]
 
 
-def test_a_cache_too_small_for_all_rows_gives_the_same_answers(open_model):
-    model, engine = open_model("llama", settings=SMALL.model_copy(update={"num_blocks": 9}))  # 288 tokens
+@pytest.mark.parametrize("engine_name", PAGED)
+def test_a_cache_too_small_for_all_rows_gives_the_same_answers(open_model, engine_name):
+    model, engine = open_model("llama", engine_name, SMALL.model_copy(update={"num_blocks": 9}))  # 288 tokens
     prompts = random_prompts(70, 60, 50, 40)
     streams = [engine.submit(GenerationRequest(p, max_new_tokens=60, eos_token_ids=())) for p in prompts]
     answers = [list(stream.result().token_ids) for stream in streams]
     assert answers == [plain_greedy(model, prompt, 60) for prompt in prompts]
 
 
-def test_a_request_larger_than_the_cache_is_refused_with_what_to_raise(open_model):
-    _, engine = open_model("llama", settings=SMALL.model_copy(update={"num_blocks": 4}))
+@pytest.mark.parametrize("engine_name", PAGED)
+def test_a_request_larger_than_the_cache_is_refused_with_what_to_raise(open_model, engine_name):
+    _, engine = open_model("llama", engine_name, SMALL.model_copy(update={"num_blocks": 4}))
     with pytest.raises(PromptTooLongError) as error:
         generate(engine, prompt=[9] * 130)
     assert str(error.value) == (
@@ -332,6 +340,7 @@ def test_a_request_larger_than_the_cache_is_refused_with_what_to_raise(open_mode
     )
 
 
+@pytest.mark.parametrize("engine_name", ["transformers", "generate"])
 def test_nan_logits_fail_the_request_that_has_them_and_the_engine_goes_on(engine_name):
     model = random_model("llama")
     with torch.no_grad():
@@ -358,9 +367,10 @@ def test_many_threads_may_submit_at_once(engine):
     assert answers == [expected] * 12
 
 
-def test_close_fails_what_is_open_and_what_comes_later(engine_name):
+def test_close_fails_what_is_open_and_what_comes_later(loadable, engine_name):
+    model = loadable("llama", engine_name)
     before = set(threading.enumerate())
-    engine = open_engine(random_model("llama"), byte_tokenizer(), SMALL, engine_name)
+    engine = open_engine(model, byte_tokenizer(), SMALL, engine_name)
     stream = engine.submit(GenerationRequest(PROMPT, max_new_tokens=240, eos_token_ids=()))
     started = set(threading.enumerate()) - before
     engine.close()
@@ -374,9 +384,11 @@ def test_close_fails_what_is_open_and_what_comes_later(engine_name):
     assert engine.stats().state == "closed"
 
 
-def test_an_engine_that_nobody_holds_ends_its_thread(engine_name):
+def test_an_engine_that_nobody_holds_ends_its_thread(loadable, engine_name):
+    model = loadable("llama", engine_name)
     before = set(threading.enumerate())
-    engine = open_engine(random_model("llama"), byte_tokenizer(), SMALL, engine_name)
+    engine = open_engine(model, byte_tokenizer(), SMALL, engine_name)
+    del model
     generate(engine)
     started = set(threading.enumerate()) - before
     gone = weakref.ref(engine)
@@ -390,11 +402,12 @@ def test_an_engine_that_nobody_holds_ends_its_thread(engine_name):
     assert not [thread for thread in started if thread.is_alive()]
 
 
-def test_a_process_with_an_open_engine_and_a_running_request_exits(engine_name):
+def test_a_process_with_an_open_engine_and_a_running_request_exits(ir_folder, engine_name):
+    model = repr(str(ir_folder("llama"))) if engine_name == "openvino" else "random_model('llama')"
     script = (
         "from mlflow_llm_plugins.generation import *\n"
         "from tests.models import *\n"
-        f"engine = open_engine(random_model('llama'), byte_tokenizer(), EngineSettings(), {engine_name!r})\n"
+        f"engine = open_engine({model}, byte_tokenizer(), EngineSettings(), {engine_name!r})\n"
         "stream = engine.submit(GenerationRequest([9, 10], max_new_tokens=250, eos_token_ids=()))\n"
         "print(next(iter(stream)).token_id)\n"
     )

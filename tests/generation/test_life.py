@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -16,30 +17,31 @@ from mlflow_llm_plugins.errors import (
     RequestTimeoutError,
 )
 from mlflow_llm_plugins.generation import GenerationRequest, open_engine
-from tests.generation.conftest import SMALL, random_prompts
-from tests.generation.faults import Fault
-from tests.models import byte_tokenizer, random_model
+from tests.generation.conftest import SMALL, random_prompts, settings_for
+from tests.generation.faults import ChildFault, Fault
+from tests.models import byte_tokenizer
 
 PROMPT = random_prompts(9)[0]
+ENGINES = ["transformers", "generate", "openvino"]
 LONG = GenerationRequest(PROMPT, max_new_tokens=240, eos_token_ids=())
 
 
 @pytest.fixture
-def breakable():
+def breakable(loadable):
     """A function: settings -> (engine, its fault), closed at the end."""
     opened = []
 
     def open_breakable(engine="transformers", tokenizer=None, **settings):
-        model = random_model("llama")
-        fault = Fault(model, paged=engine == "transformers")
-        opened.append(
-            (open_engine(model, tokenizer or byte_tokenizer(), SMALL.model_copy(update=settings), engine), fault)
-        )
+        model = loadable("llama", engine)
+        fault = ChildFault() if engine == "openvino" else Fault(model, paged=engine == "transformers")
+        settings = settings_for(engine, SMALL.model_copy(update=settings))
+        opened.append((open_engine(model, tokenizer or byte_tokenizer(), settings, engine), fault))
         return opened[-1]
 
     yield open_breakable
     for engine, fault in opened:
-        fault.blocks.set()
+        if isinstance(fault, Fault):
+            fault.blocks.set()
         engine.close()
 
 
@@ -58,15 +60,26 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is what is tested
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("engine_name", "error", "message"),
     [
-        (RuntimeError("boom"), r"The generation thread died: (RuntimeError: )?boom"),
-        (SystemExit("enough"), r"The generation thread died: it ended without an error\. It is being started again"),
+        ("transformers", RuntimeError("boom"), r"The generation thread died: (RuntimeError: )?boom"),
+        (
+            "transformers",
+            SystemExit("enough"),
+            r"The generation thread died: it ended without an error\. It is being started again",
+        ),
+        (
+            "openvino",
+            signal.SIGKILL,
+            r"The generation thread died: its process was ended by signal 9 \(SIGKILL\)\. It is being started again",
+        ),
     ],
-    ids=["an error", "a silent end"],
+    ids=["an error", "a silent end", "a killed process"],
 )
-def test_when_the_generation_thread_dies_all_waiting_requests_fail_and_it_is_started_again(breakable, error, message):
-    engine, fault = breakable()
+def test_when_the_generation_thread_dies_all_waiting_requests_fail_and_it_is_started_again(
+    breakable, engine_name, error, message
+):
+    engine, fault = breakable(engine_name)
     expected = answer(engine).token_ids
     streams = [engine.submit(LONG) for _ in range(6)]  # two of them wait for a row
     next(iter(streams[0]))
@@ -81,18 +94,27 @@ def test_when_the_generation_thread_dies_all_waiting_requests_fail_and_it_is_sta
     assert engine.stats().open_requests == 0
 
 
-def test_a_thread_that_dies_too_often_stays_dead_and_says_so(breakable):
-    engine, fault = breakable(max_restarts=1)
+@pytest.mark.parametrize(
+    ("engine_name", "error", "death"),
+    [
+        ("transformers", RuntimeError("boom"), "RuntimeError: boom"),
+        ("openvino", signal.SIGABRT, "its process was ended by signal 6 (SIGABRT)"),
+    ],
+    ids=["transformers", "openvino"],
+)
+def test_a_thread_that_dies_too_often_stays_dead_and_says_so(breakable, engine_name, error, death):
+    engine, fault = breakable(engine_name, max_restarts=1)
     for deaths in (1, 2):
-        fault.error = RuntimeError("boom")
+        stream = engine.submit(LONG) if engine_name == "openvino" else None  # its process can die without a request
+        fault.error = error
         with pytest.raises(EngineUnavailableError):
-            answer(engine)
+            stream.result() if stream else answer(engine)
         assert wait_until(lambda n=deaths: engine.stats().restarts == 1 and (n == 1 or engine.stats().state == "dead"))
         assert wait_until(lambda n=deaths: engine.stats().state == ("running" if n == 1 else "dead"))
     with pytest.raises(EngineUnavailableError) as refused:
         answer(engine)
     assert str(refused.value) == (
-        "The generation thread died: RuntimeError: boom. It died 2 times within an hour and stays dead now."
+        f"The generation thread died: {death}. It died 2 times within an hour and stays dead now."
     )
     assert engine.stats().failure == str(refused.value)
 
@@ -156,7 +178,7 @@ class BrokenTokenizer(PreTrainedTokenizerFast):
         return super().decode(token_ids, *args, **kwargs)
 
 
-@pytest.mark.parametrize("engine_name", ["transformers", "generate"])
+@pytest.mark.parametrize("engine_name", ENGINES)
 def test_an_error_while_a_token_is_delivered_fails_that_request_only(breakable, engine_name):
     tokenizer = BrokenTokenizer(tokenizer_object=byte_tokenizer()._tokenizer)
     engine, _ = breakable(engine_name, tokenizer)
@@ -170,7 +192,7 @@ def test_an_error_while_a_token_is_delivered_fails_that_request_only(breakable, 
     assert engine.stats().open_requests == 0
 
 
-@pytest.mark.parametrize("engine_name", ["transformers", "generate"])
+@pytest.mark.parametrize("engine_name", ENGINES)
 def test_the_deadline_frees_the_slot_also_when_nobody_waits_for_the_answer(breakable, engine_name):
     engine, _ = breakable(engine_name, max_requests_per_batch=1)
     streams = [
@@ -190,8 +212,9 @@ def error_of(stream):
     return None
 
 
-def test_draining_takes_nothing_new_and_lets_what_is_open_finish(breakable):
-    engine, _ = breakable()
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_draining_takes_nothing_new_and_lets_what_is_open_finish(breakable, engine_name):
+    engine, _ = breakable(engine_name)
     stream = engine.submit(LONG)
     drained = []
     thread = threading.Thread(target=lambda: drained.append(engine.drain(30.0)))
@@ -205,8 +228,9 @@ def test_draining_takes_nothing_new_and_lets_what_is_open_finish(breakable):
     assert drained == [True]
 
 
-def test_a_drain_ends_at_its_deadline_and_close_fails_the_rest(breakable):
-    engine, fault = breakable()
+@pytest.mark.parametrize("engine_name", ["transformers", "openvino"])
+def test_a_drain_ends_at_its_deadline_and_close_fails_the_rest(breakable, engine_name):
+    engine, fault = breakable(engine_name)
     fault.blocks.clear()
     stream = engine.submit(LONG)
     assert engine.drain(0.1) is False
@@ -243,12 +267,22 @@ def test_answers_to_one_prompt_are_prefilled_once_and_each_draws_its_own(breakab
     assert answers == [engine.submit(request).result().token_ids for request in requests]
 
 
-@pytest.mark.parametrize("end", ["cancelled", "out of time", "raising"])
-def test_requests_that_wait_for_the_prompt_of_another_go_on_when_that_one_ends(breakable, end):
-    engine, fault = breakable()
+@pytest.mark.parametrize(
+    ("engine_name", "end"),
+    [
+        ("transformers", "cancelled"),
+        ("transformers", "out of time"),
+        ("transformers", "raising"),
+        ("openvino", "cancelled"),
+        ("openvino", "out of time"),
+    ],
+)
+def test_requests_that_wait_for_the_prompt_of_another_go_on_when_that_one_ends(breakable, engine_name, end):
+    engine, fault = breakable(engine_name)
     prompt = random_prompts(100, seed=9)[0]
     expected = answer(engine, prompt).token_ids
-    engine, fault = breakable()
+    engine.close()
+    engine, fault = breakable(engine_name)
     fault.blocks.clear()
 
     def fail(input_ids, scores):
@@ -310,6 +344,9 @@ def test_one_that_cannot_be_started_leaves_those_that_waited_with_it_alone(break
     assert engine.stats().open_requests == 0
 
 
-def test_whole_numbers_as_penalties_are_numbers_too(breakable):
-    engine, _ = breakable()
-    assert answer(engine, repetition_penalty=2, frequency_penalty=1, no_repeat_ngram_size=2).completion_tokens == 8
+@pytest.mark.parametrize(
+    ("engine_name", "options"), [("transformers", {"no_repeat_ngram_size": 2}), ("openvino", {"min_new_tokens": 2})]
+)
+def test_whole_numbers_as_penalties_are_numbers_too(breakable, engine_name, options):
+    engine, _ = breakable(engine_name)
+    assert answer(engine, repetition_penalty=2, frequency_penalty=1, **options).completion_tokens == 8

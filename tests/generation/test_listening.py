@@ -15,9 +15,9 @@ from tests.models import byte_tokenizer, random_model
 WAIT_S = 30
 
 
-@pytest.fixture(scope="module", params=["transformers", "generate"])
-def engine(request):
-    opened = open_engine(random_model("llama"), byte_tokenizer(), SMALL, request.param)
+@pytest.fixture(scope="module", params=["transformers", "generate", "openvino"])
+def engine(request, loadable):
+    opened = open_engine(loadable("llama", request.param), byte_tokenizer(), SMALL, request.param)
     yield opened
     opened.close()
 

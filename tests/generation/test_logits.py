@@ -35,9 +35,14 @@ def long_case(request):
     engine.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_logits_equal_those_of_the_model(open_model, kind):
-    model, engine = open_model(kind)
+ENGINES = ["transformers", "openvino"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "engine"), [*((kind, "transformers") for kind in KINDS), ("llama", "openvino"), ("qwen3", "openvino")]
+)
+def test_logits_equal_those_of_the_model(open_model, kind, engine):
+    model, engine = open_model(kind, engine)
     for prompt in random_prompts(2, 21, 60):
         logits = np.concatenate(list(engine.logits(prompt)))
         assert logits.dtype == np.float32
@@ -45,7 +50,9 @@ def test_logits_equal_those_of_the_model(open_model, kind):
 
 
 @pytest.mark.parametrize("first", [1, 2, 30, 59])
-@pytest.mark.parametrize(("kind", "engine_name"), [("llama", "transformers"), ("llama", "generate"), ("mamba", None)])
+@pytest.mark.parametrize(
+    ("kind", "engine_name"), [("llama", "transformers"), ("llama", "generate"), ("llama", "openvino"), ("mamba", None)]
+)
 def test_logits_begin_where_the_first_wanted_token_is_predicted(open_model, kind, engine_name, first):
     model, engine = open_model(kind, engine_name or "transformers")
     (prompt,) = random_prompts(60)
@@ -159,8 +166,9 @@ def test_two_texts_can_be_read_in_turns_while_others_use_the_engine(long_case):
         np.testing.assert_allclose(np.concatenate(ours), plain_logits(model, prompt), atol=1e-3)
 
 
-def test_logits_are_right_beside_running_generation(open_model):
-    model, engine = open_model("llama")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_logits_are_right_beside_running_generation(open_model, engine):
+    model, engine = open_model("llama", engine)
     (prompt,) = random_prompts(40, seed=5)
     stream = engine.submit(GenerationRequest(prompt, max_new_tokens=100, eos_token_ids=()))
     expected, rounds = plain_logits(model, prompt), 0
@@ -183,15 +191,17 @@ def test_logits_of_16_bit_weights_are_only_made_wider():
     np.testing.assert_allclose(logits, plain_logits(model, prompt), atol=0.1)
 
 
-def test_nothing_is_predicted_after_the_last_token(open_model):
-    _, engine = open_model("llama")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_nothing_is_predicted_after_the_last_token(open_model, engine):
+    _, engine = open_model("llama", engine)
     assert list(engine.logits([9])) == []
     assert list(engine.logits([9, 10, 11], first=3)) == []
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("first", [0, 4, -1, 1.5, "1", None])
-def test_a_first_token_outside_the_text_is_refused_at_once(open_model, first):
-    _, engine = open_model("llama")
+def test_a_first_token_outside_the_text_is_refused_at_once(open_model, engine, first):
+    _, engine = open_model("llama", engine)
     message = rf"^first must be a whole number from 1 to the number of tokens, here 3, got {first!r}\.$"
     with pytest.raises(InvalidInputError, match=message):
         engine.logits([9, 10, 11], first)
@@ -216,9 +226,10 @@ def test_what_is_no_text_of_the_model_is_refused_at_once(open_model, ids, kind, 
         engine.logits(ids)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("of", [np.array, torch.tensor, tuple])
-def test_token_ids_and_places_may_be_those_of_numpy_and_torch(open_model, of):
-    _, engine = open_model("llama")
+def test_token_ids_and_places_may_be_those_of_numpy_and_torch(open_model, engine, of):
+    _, engine = open_model("llama", engine)
     ids = [9, 10, 11]
     (found,), (expected,) = engine.logits(of(ids), np.int64(2)), engine.logits(ids, 2)
     np.testing.assert_array_equal(found, expected)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
-from mlflow_llm_plugins.generation.scoring.prefix_caches import PrefixCaches
+from mlflow_llm_plugins.generation.scoring.dynamic_caches import keep_prefixes
 from tests.generation.conftest import random_prompts
 from tests.models import random_model
 
@@ -25,7 +25,7 @@ def kept_of(caches, ids):
 
 
 def filled(max_tokens, *prompts):
-    caches = PrefixCaches(max_tokens)
+    caches = keep_prefixes(max_tokens)
     for prompt in prompts:
         caches.keep(prompt, computed(prompt))
     return caches
@@ -65,7 +65,7 @@ def test_all_entries_together_stay_within_their_tokens():
 
 def test_an_entry_holds_no_more_memory_than_its_tokens():
     prompt = random_prompts(200)[0]
-    caches = PrefixCaches(1000)
+    caches = keep_prefixes(1000)
     caches.keep(prompt[:40], computed(prompt))
     layer = caches.longest(prompt).layers[0]
     assert layer.keys.untyped_storage().nbytes() == 40 * layer.keys[..., :1, :].nbytes

@@ -11,7 +11,8 @@ from mlflow_llm_plugins.generation import open_engine
 from tests.generation.conftest import SMALL, plain_logprobs, random_prompts
 from tests.models import BOS, EOS, byte_tokenizer, random_model
 
-KINDS = ["llama", "gemma2"]  # the second one caps its logits
+MODELS = [("llama", "transformers"), ("gemma2", "transformers"), ("llama", "openvino")]  # gemma2 caps its logits
+ENGINES = ["transformers", "openvino"]
 
 
 @torch.no_grad()
@@ -21,10 +22,10 @@ def plain_best(model, ids, count):
     return best.indices.tolist(), best.values.tolist()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "engine"), MODELS)
 @pytest.mark.parametrize("count", [1, 5])
-def test_the_alternatives_are_those_of_a_plain_forward_pass(open_model, kind, count):
-    model, engine = open_model(kind)
+def test_the_alternatives_are_those_of_a_plain_forward_pass(open_model, kind, engine, count):
+    model, engine = open_model(kind, engine)
     prompts = random_prompts(2, 200, 190, 17, 200, seed=3)
     for scores, prompt in zip(engine.score(prompts, top_logprobs=count), prompts, strict=True):
         assert scores == pytest.approx(plain_logprobs(model, prompt), abs=1e-4)
@@ -48,9 +49,9 @@ def test_a_wide_vocabulary_gives_the_same_alternatives():
         assert [logprob for _, logprob in place] == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_token_has_exactly_the_same_number_as_itself_among_the_alternatives(open_model, kind):
-    _, engine = open_model(kind)
+@pytest.mark.parametrize(("kind", "engine"), MODELS)
+def test_a_token_has_exactly_the_same_number_as_itself_among_the_alternatives(open_model, kind, engine):
+    _, engine = open_model(kind, engine)
     (prompt,) = random_prompts(60)
     (scores,) = engine.score([prompt], top_logprobs=128)
     seen = 0
@@ -62,23 +63,26 @@ def test_a_token_has_exactly_the_same_number_as_itself_among_the_alternatives(op
     assert seen
 
 
-def test_none_are_there_where_none_were_asked_for(open_model):
-    _, engine = open_model("llama")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_none_are_there_where_none_were_asked_for(open_model, engine):
+    _, engine = open_model("llama", engine)
     (scores,) = engine.score(random_prompts(9))
     assert scores.top_logprobs == ()
 
 
-def test_a_text_of_one_token_has_no_places(open_model):
-    _, engine = open_model("llama")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_text_of_one_token_has_no_places(open_model, engine):
+    _, engine = open_model("llama", engine)
     scores = engine.score([[9], [9, 10]], top_logprobs=2)
     assert (scores[0], scores[0].top_logprobs) == ([], ())
     assert len(scores[1].top_logprobs) == 1
     assert engine.score([[9]], top_logprobs=2)[0].top_logprobs == ()
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("count", [-1, 129])
-def test_a_count_that_no_request_may_have_is_refused(open_model, count):
-    _, engine = open_model("llama")
+def test_a_count_that_no_request_may_have_is_refused(open_model, engine, count):
+    _, engine = open_model("llama", engine)
     with pytest.raises(InvalidInputError, match=rf"^top_logprobs must be from 0 to 128, got {count}\.$"):
         engine.score([[9, 10]], top_logprobs=count)
 
@@ -106,6 +110,7 @@ def test_a_string_begins_as_its_tokenizer_begins_texts(start):
         engine.close()
 
 
-def test_a_string_has_no_start_token_where_its_tokenizer_adds_none(open_model):
-    _, engine = open_model("llama")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_string_has_no_start_token_where_its_tokenizer_adds_none(open_model, engine):
+    _, engine = open_model("llama", engine)
     assert engine.score(["ab"]) == engine.score([byte_tokenizer()("ab").input_ids])

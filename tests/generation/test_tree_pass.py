@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow
-from mlflow_llm_plugins.generation.scoring.prefix_caches import PrefixCaches
+from mlflow_llm_plugins.generation.scoring.dynamic_caches import keep_prefixes
 from mlflow_llm_plugins.generation.scoring.tree_pass import TreePass
 from tests.generation.conftest import plain_logprobs
 from tests.models import random_model
@@ -27,7 +27,7 @@ def test_passes_of_any_size_compute_each_token_once_and_are_right(can_mask, rows
         lambda _, __, inputs: shapes.append(inputs["input_ids"].shape), with_kwargs=True
     )
     with torch.no_grad():
-        got = TreePass(MODEL, PrefixCaches(0), can_mask=can_mask, pass_tokens=pass_tokens).choose(rows)
+        got = TreePass(MODEL, keep_prefixes(0), can_mask=can_mask, pass_tokens=pass_tokens).choose(rows)
     hook.remove()
     texts = [(*row.stem, *tail[:-1]) for row in rows for tail in row.tails]
     assert sum(tokens for _, tokens in shapes) == len(

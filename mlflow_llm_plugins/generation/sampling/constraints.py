@@ -7,7 +7,6 @@ request's own affair: the real ones are added to its masks here.
 from __future__ import annotations
 
 import copy
-import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -25,28 +24,21 @@ from mlflow_llm_plugins.errors import (
     UnsupportedFeatureError,
 )
 from mlflow_llm_plugins.generation.requests import Constraint, ConstraintKind
+from mlflow_llm_plugins.generation.sampling.forms import NAMES, read_schema, require_text, shortened
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 Bits = NDArray[np.int32]  # [words] a bit for each token, lowest first
 
-_MAX_CHARACTERS = 2**18  # of a form; each step takes time in proportion to the longest text that a form prescribes
 _MAX_SYMBOLS = 30_000  # of a grammar: about 3000 optional properties, a second to compile; that grows with the square
 _RECENT = 16  # forms kept compiled: rows of one table and calls of one program ask for the same
-_LONGEST_REASON = 300
 _END = "<|end of a constrained answer|>"
 _WORD = 32  # bits; llguidance's masks are words of so many
 _BYTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")  # [256, 8] their bits
 _JSON_OPTIONS: Any = {
     "whitespace_flexible": False,  # a weak model pads for ever where it may
     "lenient": False,  # or a schema's "x-guidance" could have keywords ignored
-}
-_NAMES: dict[ConstraintKind, str] = {
-    "json_schema": "JSON schema",
-    "regex": "regex",
-    "choice": "choice",
-    "lark": "Lark grammar",
 }
 
 
@@ -137,7 +129,7 @@ class ConstraintCompiler:
         tables = self._built_tables()
         value = constraint.value if isinstance(constraint.value, str) else tuple(constraint.value)
         begun = ConstraintMatcher(tables.compiled(constraint.kind, value).deep_copy(), tables, eos_token_ids)
-        name = _NAMES[constraint.kind]
+        name = NAMES[constraint.kind]
         if begun.failure:
             raise InvalidInputError(f"The {name} cannot be honoured: {begun.failure}.")
         if begun.is_finished:
@@ -193,7 +185,7 @@ def _compile(tokenizer: LLTokenizer, kind: ConstraintKind, value: str | tuple[st
     limits = LLParserLimits(max_grammar_size=_MAX_SYMBOLS, verbose_errors=False)
     matcher = LLMatcher(tokenizer, _grammar(kind, value), log_level=0, limits=limits)
     if matcher.is_error():
-        raise UnsupportedFeatureError(f"The {_NAMES[kind]} cannot be honoured: {_reason(matcher.get_error())}.")
+        raise UnsupportedFeatureError(f"The {NAMES[kind]} cannot be honoured: {_reason(matcher.get_error())}.")
     return matcher
 
 
@@ -208,33 +200,19 @@ def _require_llguidance() -> None:
 
 def _grammar(kind: ConstraintKind, value: str | tuple[str, ...]) -> str:
     """The form as llguidance writes it."""
-    name = _NAMES[kind]
-    characters = len("".join(value))
-    if characters > _MAX_CHARACTERS:
-        raise InvalidInputError(f"The {name} may have at most {_MAX_CHARACTERS} characters, got {characters}.")
+    require_text(kind, value)
     try:
-        "".join(value).encode()
         return _GRAMMARS[kind](value)
     except InvalidInputError:
         raise
-    except ValueError as error:  # llguidance's own, or half a surrogate pair
-        raise UnsupportedFeatureError(f"The {name} cannot be honoured: {_reason(str(error))}.") from error
+    except ValueError as error:  # llguidance's own
+        raise UnsupportedFeatureError(f"The {NAMES[kind]} cannot be honoured: {_reason(str(error))}.") from error
 
 
 def _json_schema(text: str) -> str:
     from llguidance import LLMatcher
 
-    try:
-        schema = json.loads(text)
-    except RecursionError as error:
-        raise InvalidInputError("The JSON schema is nested too deeply.") from error
-    except ValueError as error:
-        raise InvalidInputError(f"The JSON schema is no JSON text: {error}.") from error
-    if schema is False:
-        raise InvalidInputError("The JSON schema cannot be honoured: false allows no answer.")
-    if schema is not True and not isinstance(schema, dict):
-        raise InvalidInputError(f"The JSON schema must be an object or a boolean, got {type(schema).__name__}.")
-    return LLMatcher.grammar_from_json_schema("{}" if schema is True else text, overrides=_JSON_OPTIONS)
+    return LLMatcher.grammar_from_json_schema(text if read_schema(text) else "{}", overrides=_JSON_OPTIONS)
 
 
 def _regex(pattern: str) -> str:
@@ -275,10 +253,8 @@ def _reason(text: str) -> str:
     """One line of llguidance's error: without the state and grammar that it shows below."""
     if error := re.search(r"^error: (.+)$", text, re.MULTILINE):  # of a regex
         text = error[1]
-    line = text.strip().partition("\n")[0].rstrip(".")
-    if line.startswith("NoExtension"):  # its name for a state that no token leaves
-        return _NOTHING_FITS
-    return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 3] + "..."
+    line = shortened(text)
+    return _NOTHING_FITS if line.startswith("NoExtension") else line  # its name for a state that no token leaves
 
 
 def _bits_of(token_ids: Iterable[int], vocab_size: int, words: int) -> Bits:

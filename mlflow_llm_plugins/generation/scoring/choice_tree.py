@@ -48,7 +48,9 @@ class FlatSubtree:
 
 
 @dataclass(frozen=True, slots=True)
-class _Want:
+class Want:
+    """A token whose log-probability is wanted."""
+
     position: int  # of the token that predicts the target
     target: int
     choice: int
@@ -67,6 +69,18 @@ class ChoiceTree:
         self.whole = Subtree(0, len(self._sequences))
         shortest = min(len(row.stem) for row in rows)
         self.beginning = self.sequence_until(self.whole, min(self.common(self.whole), shortest - 1))
+
+    def sequence(self, index: int) -> tuple[int, ...]:
+        """All tokens of one sequence."""
+        return self._sequences[index]
+
+    def agreed(self, index: int) -> int:
+        """Tokens in which a sequence agrees with the one before it; 0 for the first."""
+        return self._agreed[index]
+
+    def wants(self, index: int) -> Sequence[Want]:
+        """What is read along a sequence; of each choice in the order of its tokens."""
+        return self._wants[index]
 
     def sequence_until(self, subtree: Subtree, end: int) -> tuple[int, ...]:
         """The first `end` tokens of the subtree's first sequence."""
@@ -129,11 +143,11 @@ def common_prefix(sequences: Sequence[list[int]]) -> list[int]:
     return lowest[: common_length(lowest, highest)]
 
 
-def _wants(rows: Sequence[ChoiceRow]) -> dict[tuple[int, ...], list[_Want]]:
+def _wants(rows: Sequence[ChoiceRow]) -> dict[tuple[int, ...], list[Want]]:
     """What is read along each sequence."""
-    wants: dict[tuple[int, ...], list[_Want]] = {}
+    wants: dict[tuple[int, ...], list[Want]] = {}
     numbered = enumerate((row.stem, tail) for row in rows for tail in row.tails)
     for choice, (stem, tail) in numbered:
         along = wants.setdefault((*stem, *tail[:-1]), [])
-        along += [_Want(len(stem) - 1 + i, target, choice) for i, target in enumerate(tail)]
+        along += [Want(len(stem) - 1 + i, target, choice) for i, target in enumerate(tail)]
     return wants

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from transformers.cache_utils import DynamicCache
+from typing import Generic, TypeVar
 
 from mlflow_llm_plugins.errors import EngineUnavailableError
 from mlflow_llm_plugins.generation.scoring.choice_tree import common_length
@@ -16,26 +14,33 @@ _MAX_ENTRIES = 4
 _MIN_TOKENS = 32  # less is computed again about as fast as it is looked up
 
 
+Cache = TypeVar("Cache")  # keys and values of one text, whatever holds them
+
+
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(Generic[Cache]):
     ids: tuple[int, ...]
-    cache: DynamicCache
+    cache: Cache
 
 
-class PrefixCaches:
+class PrefixCaches(Generic[Cache]):
     """A few caches, the most recently used ones; may be used from any thread.
 
     The tensors of a kept cache are never changed: whoever takes it gets a branch of it.
     """
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(self, max_tokens: int, first: Callable[[Cache, int], Cache], copy: Callable[[Cache], Cache]) -> None:
         """Keep nothing yet.
 
         Args:
             max_tokens: Tokens of all entries together; 0 keeps nothing.
+            first: A branch of a cache with its first tokens only, so many of them; it may share memory.
+            copy: The same cache in memory of its own.
         """
         self._max_tokens = max_tokens
-        self._entries: list[_Entry] = []  # the most recently used one last
+        self._first = first
+        self._copy = copy
+        self._entries: list[_Entry[Cache]] = []  # the most recently used one last
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -45,7 +50,7 @@ class PrefixCaches:
         with self._lock:
             return self._count()
 
-    def longest(self, ids: Sequence[int]) -> DynamicCache | None:
+    def longest(self, ids: Sequence[int]) -> Cache | None:
         """A branch of the cache that has most of the beginning of `ids`, cropped to it; None where it is short."""
         with self._lock:
             entry, length = self._nearest(ids)
@@ -53,11 +58,9 @@ class PrefixCaches:
                 return None
             self._entries.remove(entry)
             self._entries.append(entry)
-        cache = branch(entry.cache)
-        cache.crop(length - len(entry.ids))
-        return cache
+        return self._first(entry.cache, length)
 
-    def keep(self, ids: Sequence[int], cache: DynamicCache) -> None:
+    def keep(self, ids: Sequence[int], cache: Cache) -> None:
         """Keep a copy of what the cache holds of `ids`, its first tokens."""
         ids = tuple(ids[: self._max_tokens])
         with self._lock:
@@ -67,7 +70,7 @@ class PrefixCaches:
             # Rows under one rubric come one a call: the last one stands for all, or they would push others out.
             if nearest is not None and 2 * length >= len(nearest.ids):
                 self._entries.remove(nearest)
-            self._entries.append(_Entry(ids, _copy_of(cache, len(ids))))
+            self._entries.append(_Entry(ids, self._copy(self._first(cache, len(ids)))))
             while len(self._entries) > _MAX_ENTRIES or self._count() > self._max_tokens:
                 del self._entries[0]
 
@@ -90,23 +93,8 @@ class PrefixCaches:
     def _count(self) -> int:
         return sum(len(entry.ids) for entry in self._entries)
 
-    def _nearest(self, ids: Sequence[int]) -> tuple[_Entry | None, int]:
+    def _nearest(self, ids: Sequence[int]) -> tuple[_Entry[Cache] | None, int]:
         """The entry that shares most tokens with `ids`, and how many."""
         shared = [(common_length(entry.ids, ids), index) for index, entry in enumerate(self._entries)]
         length, index = max(shared, default=(0, -1))
         return (self._entries[index], length) if length >= _MIN_TOKENS else (None, 0)
-
-
-def branch(cache: DynamicCache) -> DynamicCache:
-    """A cache that grows on its own from the same tensors: plain layers replace them and never write into them."""
-    own = copy.copy(cache)
-    own.layers = [copy.copy(layer) for layer in cache.layers]
-    return own
-
-
-def _copy_of(cache: DynamicCache, length: int) -> DynamicCache:
-    kept = branch(cache)
-    kept.crop(length - cache.get_seq_length())
-    for layer in kept.layers:
-        layer.keys, layer.values = layer.keys.clone(), layer.values.clone()  # a view would hold the whole one
-    return kept

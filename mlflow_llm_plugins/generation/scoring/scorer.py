@@ -20,7 +20,7 @@ from mlflow_llm_plugins.generation.cpu.openmp import own_workers_released
 from mlflow_llm_plugins.generation.engine import Alternatives, ChoiceScores, TokenScores
 from mlflow_llm_plugins.generation.sampling.rows import top
 from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow
-from mlflow_llm_plugins.generation.scoring.prefix_caches import PrefixCaches
+from mlflow_llm_plugins.generation.scoring.dynamic_caches import keep_prefixes
 from mlflow_llm_plugins.generation.scoring.split_model import split
 from mlflow_llm_plugins.generation.scoring.tree_pass import TreePass
 
@@ -49,7 +49,7 @@ class Scorer:
         self._max_length = max_length
         self._lock = threading.Lock()
         self._parts = split(model)
-        self._prefixes = PrefixCaches(max_cached_tokens)
+        self._prefixes = keep_prefixes(max_cached_tokens)
         can_branch = can_branch and "position_ids" in inspect.signature(model.forward).parameters
         self._tree_pass = self._find_tree_pass() if can_branch else None
 
@@ -145,7 +145,9 @@ class Scorer:
     def _is_right(self, can_mask: bool) -> bool:
         """Try it on a small tree with all kinds of passes, without and with a kept beginning."""
         rows = _probe_rows(vocabulary_size(self._model), self._max_length)
-        tree_pass = TreePass(self._model, PrefixCaches(self._max_length), can_mask=can_mask, pass_tokens=_PROBE_TOKENS)
+        tree_pass = TreePass(
+            self._model, keep_prefixes(self._max_length), can_mask=can_mask, pass_tokens=_PROBE_TOKENS
+        )
         try:
             with self._lock, torch.no_grad():
                 shared = [tree_pass.choose(rows), tree_pass.choose(rows)]

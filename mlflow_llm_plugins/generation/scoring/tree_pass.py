@@ -12,7 +12,8 @@ from transformers.cache_utils import DynamicCache
 from mlflow_llm_plugins.generation.architecture import input_device
 from mlflow_llm_plugins.generation.engine import ChoiceScores
 from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow, ChoiceTree, FlatSubtree, Subtree
-from mlflow_llm_plugins.generation.scoring.prefix_caches import PrefixCaches, branch
+from mlflow_llm_plugins.generation.scoring.dynamic_caches import branch
+from mlflow_llm_plugins.generation.scoring.prefix_caches import PrefixCaches
 
 PASS_TOKENS = 512  # of one forward pass; its mask is [tokens, prefix + tokens]
 _HEAD_POSITIONS = 128  # positions whose logits exist as float32 at once
@@ -25,7 +26,9 @@ class TreePass:
     precedes it in its own sequence, and itself. The beginning of a larger one is computed first, then its branches.
     """
 
-    def __init__(self, model: Any, prefixes: PrefixCaches, *, can_mask: bool, pass_tokens: int = PASS_TOKENS) -> None:
+    def __init__(
+        self, model: Any, prefixes: PrefixCaches[DynamicCache], *, can_mask: bool, pass_tokens: int = PASS_TOKENS
+    ) -> None:
         """Take the model.
 
         Args:

@@ -1,0 +1,1 @@
+"""The engine `openvino`: OpenVINO GenAI behind the three verbs."""

@@ -1,0 +1,130 @@
+"""The engine `openvino` on the folder of an IR."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.generation.admission import DEFAULT_TIMEOUT_S, Admission
+from mlflow_llm_plugins.generation.cache_plan import CachePlan, plan_cache
+from mlflow_llm_plugins.generation.context import context_length
+from mlflow_llm_plugins.generation.cpu.threads import threads_to_use
+from mlflow_llm_plugins.generation.encoding import refuse_slow_tokenizer
+from mlflow_llm_plugins.generation.features import FeatureCheck
+from mlflow_llm_plugins.generation.openvino.limits import OPENVINO_LIMITS
+from mlflow_llm_plugins.generation.openvino.messages import PipelineArguments
+from mlflow_llm_plugins.generation.openvino.model_folder import ModelFolder
+from mlflow_llm_plugins.generation.openvino.prover import GrammarProver
+from mlflow_llm_plugins.generation.openvino.runner import BLOCK_TOKENS, NAME, OpenVINORunner
+from mlflow_llm_plugins.generation.openvino.scorer import OpenVINOScorer
+from mlflow_llm_plugins.generation.runner_engine import RunnerEngine
+from mlflow_llm_plugins.generation.settings import EngineSettings
+from mlflow_llm_plugins.hardware import available_memory_bytes
+
+_logger = logging.getLogger(__name__)
+
+_BATCH_TOKENS = 128  # of a step, where nothing is set: a longer one holds up the answers beside a prompt
+_LOADED_SHARE = 1.2  # memory of a loaded model over the size of its file
+_COPIES = 2  # of the weights: the child's, and the scorer's once something is scored
+_PREFIX_SHARE = 0.25  # what beginnings kept by `choose` may take, of the KV cache's size and beside it
+# What the library computes in where it keeps keys and values in these; the others go with all of them.
+_PRECISIONS_WITH: Mapping[str, tuple[str | None, ...]] = {"f32": ("f32",), "bf16": ("bf16", None)}
+_LOADING_S = 120.0  # for a small model on a busy machine
+_LOADED_BYTES_PER_S = 20e6  # of a slow disk
+
+
+def open_openvino(model: str | Path, tokenizer: Any, settings: EngineSettings) -> RunnerEngine:
+    """Start the engine and wait until it has answered once.
+
+    Args:
+        model: The folder of an IR: openvino_model.xml and .bin, config.json, generation_config.json, and for
+            constrained answers the IR of its tokenizer.
+        tokenizer: Its tokenizer, a fast one.
+        settings: Those for torch have no effect.
+
+    Raises:
+        InvalidInputError: The tokenizer is a slow one, or the library does not have the page size or the precisions.
+        CheckpointError: The folder is not complete, or the library cannot run what is in it.
+        HardwareError: Not enough memory, or no POSIX system.
+    """
+    refuse_slow_tokenizer(tokenizer)
+    _refuse_settings(settings)
+    folder = ModelFolder.read(model)
+    cache = _plan_cache(folder, settings)
+    prover = GrammarProver(folder.path, folder.ir.vocab_size)
+    admission = _admission(folder, tokenizer, settings, cache, prover)
+    scorer = _scorer(folder, settings, cache)
+    runner = OpenVINORunner(
+        _pipeline_arguments(folder, settings, cache), _LOADING_S + folder.weight_bytes / _LOADED_BYTES_PER_S
+    )
+    _logger.info("OpenVINO with a KV cache of %s, context %d tokens.", cache, admission.max_context_length)
+    return RunnerEngine(runner, tokenizer, admission, scorer, settings, prover.close)
+
+
+def _admission(
+    folder: ModelFolder, tokenizer: Any, settings: EngineSettings, cache: CachePlan, prover: GrammarProver
+) -> Admission:
+    return Admission(
+        vocab_size=folder.vocab_size(),
+        max_context_length=context_length(folder.config, settings),
+        cache_tokens=cache.tokens,
+        max_new_tokens=settings.max_new_tokens,
+        eos_token_ids=folder.end_token_ids(tokenizer),
+        timeout_s=settings.request_timeout_s or DEFAULT_TIMEOUT_S,
+        constraints=prover,
+        features=FeatureCheck(NAME, OPENVINO_LIMITS),
+    )
+
+
+def _scorer(folder: ModelFolder, settings: EngineSettings, cache: CachePlan) -> OpenVINOScorer:
+    return OpenVINOScorer(
+        folder.path,
+        num_threads=threads_to_use(settings.num_threads),
+        inference_precision=settings.inference_precision,
+        kv_cache_precision=settings.kv_cache_precision,
+        max_length=context_length(folder.config, settings),
+        max_cached_tokens=int(_PREFIX_SHARE * cache.bytes / folder.kv_bytes_per_token("f32")),  # as states are given
+    )
+
+
+def _pipeline_arguments(folder: ModelFolder, settings: EngineSettings, cache: CachePlan) -> PipelineArguments:
+    properties = {
+        "INFERENCE_NUM_THREADS": threads_to_use(settings.num_threads),
+        "INFERENCE_PRECISION_HINT": settings.inference_precision,
+        "KV_CACHE_PRECISION": settings.kv_cache_precision,
+    }
+    rows = settings.max_requests_per_batch
+    return PipelineArguments(
+        folder=str(folder.path),
+        num_blocks=cache.num_blocks,
+        max_rows=rows,
+        max_batch_tokens=max(settings.max_batch_tokens or _BATCH_TOKENS, rows),
+        prefix_caching=settings.prefix_caching,
+        properties={name: value for name, value in properties.items() if value is not None},
+    )
+
+
+def _plan_cache(folder: ModelFolder, settings: EngineSettings) -> CachePlan:
+    weights = int(_COPIES * _LOADED_SHARE * folder.weight_bytes)
+    return plan_cache(
+        settings,
+        context_length(folder.config, settings),
+        folder.kv_bytes_per_token(settings.kv_cache_precision),
+        free=max(0, available_memory_bytes() - weights),
+    )
+
+
+def _refuse_settings(settings: EngineSettings) -> None:
+    if settings.page_size != BLOCK_TOKENS:
+        raise InvalidInputError(
+            f"page_size={settings.page_size}: on CPUs OpenVINO's cache has pages of {BLOCK_TOKENS} tokens and no "
+            "others. Leave page_size out."
+        )
+    kept, computed = settings.kv_cache_precision, settings.inference_precision
+    if kept is not None and computed not in _PRECISIONS_WITH.get(kept, (computed,)):
+        raise InvalidInputError(
+            f"kv_cache_precision={kept!r} needs inference_precision={kept!r} beside it, got {computed!r}."
+        )

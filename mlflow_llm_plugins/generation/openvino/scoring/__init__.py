@@ -1,0 +1,1 @@
+"""Forward passes on the IR of a model, beside generation: readings, trees of texts, and what is read along them."""
