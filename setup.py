@@ -18,6 +18,14 @@ TORCH = [
     "peft>=0.18",
     "llguidance>=1.3",
 ]
+OPENVINO = [
+    "openvino>=2026.4",
+    "openvino-genai>=2026.4",
+    "openvino-tokenizers>=2026.4",
+    "tokenizers>=0.23.1",
+    "jinja2>=3.1.6",
+]
+OPENVINO_EXPORT = [*OPENVINO, "nncf>=3.4", *TORCH]
 EVALUATION = [
     *["textstat>=0.7.13", "nltk>=3.9.1", "pyphen>=0.17", "evaluate>=0.4.6", "rouge-score>=0.1.2", "sacrebleu>=2.5"],
     *["rapidfuzz>=3.9", "regex>=2025.10.22", "jsonschema>=4.18", "scipy>=1.11", "matplotlib>=3.8"],
@@ -45,8 +53,10 @@ setup(
     ],
     extras_require={
         "torch": TORCH,
+        "openvino": OPENVINO,  # serves models that are exported
+        "openvino-export": OPENVINO_EXPORT,  # exports them
         "evaluation": EVALUATION,
-        "all": [*TORCH, *EVALUATION, "rich", "nvidia-ml-py", "httpx"],
+        "all": [*OPENVINO_EXPORT, *EVALUATION, "rich", "nvidia-ml-py", "httpx"],
         "test": TEST,
         "dev": [*TEST, "ruff", "mypy", "types-psutil", "types-tqdm"],
     },

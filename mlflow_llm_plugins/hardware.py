@@ -37,6 +37,7 @@ class Accelerator:
     name: str
     memory_bytes: int = 0  # 0: not known
     driver: str = ""  # version; "": not known
+    compute_capability: tuple[int, int] | None = None  # of CUDA; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ def _nvml_accelerator(nvml: Any, handle: Any) -> Accelerator:
         name=nvml.nvmlDeviceGetName(handle),
         memory_bytes=nvml.nvmlDeviceGetMemoryInfo(handle).total,
         driver=nvml.nvmlSystemGetDriverVersion(),
+        compute_capability=tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
     )
 
 

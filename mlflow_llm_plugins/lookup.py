@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,14 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """` Did you mean 'x'?`, or an empty string when nothing known is near; upper case counts as lower."""
     near = difflib.get_close_matches(str(name).lower(), list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def is_importable(module: str) -> bool:
+    """Whether the module could be imported; does not import it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the parent of a dotted name is missing
+        return False
 
 
 def resolve(name: str, table: Mapping[str, str], what: str) -> Any:

@@ -42,6 +42,7 @@ PACKAGES = {
     "llm.transformers": "transformers",
     "llm.torch": "torch",
     "llm.bitsandbytes": "bitsandbytes",
+    "llm.openvino": "openvino",
 }
 
 # A file that this runtime leaves in every container.

@@ -11,6 +11,8 @@ from pydantic.fields import FieldInfo
 import mlflow_llm_plugins.metrics
 from mlflow_llm_plugins.deployments.settings import DeploymentConfig
 from mlflow_llm_plugins.evaluation.settings import EvaluatorSettings
+from mlflow_llm_plugins.generation.engines import ENGINES, EngineRow
+from mlflow_llm_plugins.generation.features import FEATURES
 from mlflow_llm_plugins.metrics import METRICS
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
 from mlflow_llm_plugins.serving.settings import ServingSettings, variable
@@ -27,6 +29,22 @@ def settings_table() -> str:
     """Every key of `model_config` with its default and meaning."""
     rows = [_row(name, field) for name, field in ModelConfig.model_fields.items()]
     return "\n".join(["| setting | default | |", "|---|---|---|", *rows, ""])
+
+
+def engines_table() -> str:
+    """What requests may ask for, and what each engine makes of it."""
+    names = " | ".join(f"`{name}`" for name in ENGINES)
+    rows = [
+        f"| {feature.label} | {' | '.join(_support(row, name) for row in ENGINES.values())} |"
+        for name, feature in FEATURES.items()
+    ]
+    return "\n".join([f"| | {names} |", "|---" * (len(ENGINES) + 1) + "|", *rows, ""])
+
+
+def _support(row: EngineRow, feature: str) -> str:
+    if reason := row.limits.refused.get(feature):
+        return f"no. {reason}"
+    return f"yes. {words}" if (words := row.limits.approximated.get(feature)) else "yes"
 
 
 def limits_table() -> str:
@@ -64,6 +82,7 @@ def _row(name: str, field: FieldInfo) -> str:
 
 
 TABLES = {  # by their marks in the README
+    "engines": engines_table,
     "settings": settings_table,
     "limits": limits_table,
     "metrics": metrics_table,

@@ -233,6 +233,7 @@ def fake_nvml(count: int, init_error: Exception | None = None) -> SimpleNamespac
         nvmlDeviceGetHandleByIndex=lambda index: index,
         nvmlDeviceGetName=lambda handle: "NVIDIA H200",
         nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}aaa-bbbb",
+        nvmlDeviceGetCudaComputeCapability=lambda handle: (9, handle),
         nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(total=handle + 1),
         nvmlSystemGetDriverVersion=lambda: "570.86",
     )
@@ -256,7 +257,9 @@ def test_the_gpus_that_cuda_may_use_are_described(tmp_path, monkeypatch, visible
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    expected = tuple(Accelerator("NVIDIA H200", memory_bytes=i + 1, driver="570.86") for i in found)
+    expected = tuple(
+        Accelerator("NVIDIA H200", memory_bytes=i + 1, driver="570.86", compute_capability=(9, i)) for i in found
+    )
     assert probe(tmp_path).accelerators == expected
 
 

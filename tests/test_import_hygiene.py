@@ -16,6 +16,7 @@ import mlflow_llm_plugins
 
 HEAVY = (
     *("torch", "transformers", "bitsandbytes", "accelerate", "peft", "llguidance"),
+    *("openvino", "openvino_genai", "openvino_tokenizers", "nncf"),
     *("textstat", "nltk", "evaluate", "sacrebleu", "rouge_score", "rapidfuzz"),
 )
 PACKAGE = Path(mlflow_llm_plugins.__file__).parent
@@ -116,8 +117,8 @@ ALLOWED = {
 }
 FORBIDDEN = {
     "generation": {"mlflow"},
-    "openai_api": {"mlflow", "torch"},
-    "metrics": {"torch", "transformers"},
+    "openai_api": {"mlflow", "torch", "openvino"},
+    "metrics": {"torch", "transformers", "openvino"},
     "hardware": {"mlflow", "torch"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -30,6 +30,7 @@ TAGS = {
     "llm.transformers",
     "llm.torch",
     "llm.bitsandbytes",
+    "llm.openvino",
     "llm.scheduler",
     "llm.container",
     "llm.hub_offline",

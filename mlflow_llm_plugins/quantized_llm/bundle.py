@@ -25,7 +25,7 @@ from typing import Literal
 
 import mlflow_llm_plugins
 from mlflow_llm_plugins.errors import InvalidInputError, LLMError, MissingDependencyError, UnsupportedFeatureError
-from mlflow_llm_plugins.quantized_llm.quantization import is_importable
+from mlflow_llm_plugins.lookup import is_importable
 
 DISTRIBUTION = "mlflow-llm-plugins"
 

@@ -13,6 +13,7 @@ from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.generation import ENGINES
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.lookup import did_you_mean
+from mlflow_llm_plugins.quantized_llm.quantization import AUTO
 
 _logger = logging.getLogger(__name__)
 
@@ -20,9 +21,13 @@ _logger = logging.getLogger(__name__)
 class ModelConfig(EngineSettings):
     """The flat `model_config` of an artifact: every key can be overridden at load and serve time."""
 
-    engine: str | None = Field(None, description="Which generation engine runs; None: the default one.")
+    engine: str | None = Field(
+        None,
+        description="Which generation engine runs: 'transformers', 'generate', 'openvino', or 'auto', a choice for "
+        "this machine. None: the one that the artifact's weights are for.",
+    )
     quantization: str | dict[str, Any] | None = Field(
-        None, description="Quantization applied while loading; None: as recorded; 'none': off."
+        None, description="Quantization applied while loading; None: as recorded; 'none': off; 'auto': chosen."
     )
     device_map: str | int | dict[str, str | int] | None = Field(
         None, description="Where the weights go; None: the first accelerator, else the CPU."
@@ -38,10 +43,11 @@ class ModelConfig(EngineSettings):
     @field_validator("engine")
     @classmethod
     def _known_engine(cls, value: str | None) -> str | None:
-        if value is not None and value not in ENGINES and ":" not in value:
-            known = ", ".join(sorted(ENGINES))
+        names = [AUTO, *ENGINES]
+        if value is not None and value not in names and ":" not in value:
+            known = ", ".join(sorted(names))
             raise ValueError(
-                f"unknown engine.{did_you_mean(value, ENGINES)} Known: {known}; or 'package.module:function'"
+                f"unknown engine.{did_you_mean(value, names)} Known: {known}; or 'package.module:function'"
             )
         return value
 

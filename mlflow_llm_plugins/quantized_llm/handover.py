@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlflow.models import Model
 
+WEIGHT_PATTERNS = ("*.safetensors", "openvino_model.bin")
 # These registries upload the folder itself, so it must stay whole.
 UPLOADING_REGISTRIES = ("databricks", "uc:")
 
@@ -25,9 +26,10 @@ def hand_over_weights(folder: Path, mlflow_model: Model) -> None:
         return
     target = artifacts / folder.name
     target.mkdir(parents=True, exist_ok=True)
-    for file in folder.glob("*.safetensors"):
-        if not file.is_symlink():
-            shutil.move(file, target / file.name)
+    for pattern in WEIGHT_PATTERNS:
+        for file in folder.glob(pattern):
+            if not file.is_symlink():
+                shutil.move(file, target / file.name)
 
 
 def _local_artifacts(mlflow_model: Model) -> Path | None:

@@ -1,19 +1,19 @@
-"""Loading: natively as transformers objects, and through MLflow's pyfunc as an engine."""
+"""Loading: natively as objects of the model's library, and through MLflow's pyfunc as an engine."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from mlflow_llm_plugins.errors import InvalidInputError, mlflow_errors
 from mlflow_llm_plugins.lookup import did_you_mean
-from mlflow_llm_plugins.quantized_llm.artifact import Artifact, Components
+from mlflow_llm_plugins.quantized_llm.artifact import Artifact
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
+from mlflow_llm_plugins.quantized_llm.decision import decide
+from mlflow_llm_plugins.quantized_llm.formats import LOADERS, RETURNED, ReturnType
 from mlflow_llm_plugins.quantized_llm.quantization import as_plain
-
-ReturnType = Literal["pipeline", "model", "components"]
 
 SERVER_VARIABLE = "__pyfunc_model_path__"  # set by `mlflow models serve` in the server's process
 TIMEOUT_MARGIN_S = 2.0  # a generation ends this long before the server gives up on it
@@ -33,9 +33,13 @@ def load_model(
 ) -> Any:
     """Load a model as transformers objects; what is None here is taken from the artifact's `model_config`.
 
+    An OpenVINO model is loaded as objects of OpenVINO.
+
     Args:
         model_uri: Any MLflow URI, for example "models:/chat@champion".
-        return_type: "pipeline" (text-generation), "model", or "components": a dict of "model" and "tokenizer".
+        return_type: "pipeline" (text-generation), "model", or "components": a dict of "model" and "tokenizer". Of an
+            OpenVINO model: its `openvino_genai.LLMPipeline`, its `openvino.Model`, or a dict of "pipeline" and
+            "tokenizer".
         device_map: As transformers takes it; None is the first accelerator, else the CPU.
         dtype: Of the weights that are not quantized, for example "bfloat16"; of all with quantization="none".
             Weights that were saved quantized keep the types they were saved with, with a warning.
@@ -43,7 +47,7 @@ def load_model(
         max_memory: By device, for device_map="auto".
         quantization: As for `log_model`. None applies what is recorded; "none" switches it off: a reference is
             loaded as it is, weights that were saved quantized are expanded and keep their rounding.
-        engine: The engine the model is meant for; those there are now load the same objects.
+        engine: "openvino" exports ordinary weights, once, and loads that; "auto" chooses.
         trust_remote_code: Run the Python code that came with the model; needed if it was logged with it.
         dst_path: Where to download to; must exist.
 
@@ -68,8 +72,9 @@ def load_model(
             engine=engine,
         )
         _import_code(artifact)
-        components = artifact.load(config, trust_remote_code=trust_remote_code)
-        return _RETURNED[return_type](components)
+        decided = decide(artifact, config)
+        components = LOADERS[decided.model_format](artifact, decided.config, trust_remote_code=trust_remote_code)
+        return RETURNED[decided.model_format][return_type](components)
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Any:
@@ -87,9 +92,11 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> An
         artifact = Artifact.open(Path(path))
         config = _with_server_timeout(ModelConfig.from_artifact(model_config))
         # Whoever runs an artifact through pyfunc runs its code: MLflow has its own switch against that.
-        components = artifact.load(config, trust_remote_code=artifact.record.trust_remote_code)
-        engine = open_engine(components.model, components.tokenizer, config.engine_settings(), config.engine)
         record = artifact.record
+        decided = decide(artifact, config)
+        load = LOADERS[decided.model_format]
+        components = load(artifact, decided.config, trust_remote_code=record.trust_remote_code)
+        engine = open_engine(components.model, components.tokenizer, config.engine_settings(), decided.engine)
         return QuantizedLLMPyfunc(
             engine,
             model_name=record.model_name,
@@ -100,21 +107,6 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> An
             frame_is_request=frame_is_request(artifact.signature),
             decision_temperatures=artifact.decision_temperatures,
         )
-
-
-def _pipeline(components: Components) -> Any:
-    from transformers import pipeline
-
-    # A device named here would move the model: it is where it belongs, and bitsandbytes models must not be moved.
-    placed = {} if hasattr(components.model, "hf_device_map") else {"device": components.model.device}
-    return pipeline("text-generation", model=components.model, tokenizer=components.tokenizer, **placed)
-
-
-_RETURNED: dict[ReturnType, Callable[[Components], Any]] = {
-    "pipeline": _pipeline,
-    "model": lambda components: components.model,
-    "components": lambda components: {"model": components.model, "tokenizer": components.tokenizer},
-}
 
 
 def _import_code(artifact: Artifact) -> None:

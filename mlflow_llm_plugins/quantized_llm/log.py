@@ -69,7 +69,8 @@ def log_model(
             {"model": model, "tokenizer": tokenizer}.
         name: Of the LoggedModel; characters that MLflow does not allow, such as ".", become "-", with a warning.
         tokenizer: See `save_model`, as for all arguments up to `inference_config`.
-        quantization: None keeps the weights as they are; "nf4", "fp4", "int8", or a configuration.
+        quantization: None keeps the weights as they are; a method such as "nf4" or "openvino-int8", "auto", or a
+            configuration.
         revision: Branch, tag or commit of the Hub repository.
         save_pretrained: False saves a reference instead of the weights.
         task: "llm/v1/chat" or "llm/v1/completions".

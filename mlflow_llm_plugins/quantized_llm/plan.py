@@ -6,19 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow_llm_plugins.errors import InvalidInputError
+from mlflow_llm_plugins.quantized_llm import openvino_weights
 from mlflow_llm_plugins.quantized_llm.checkpoint import Checkpoint, architecture_of, read_config
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
 from mlflow_llm_plugins.quantized_llm.documents import copy_documents, license_of
+from mlflow_llm_plugins.quantized_llm.plan_quantization import plan_quantization, wanted_quantization
 from mlflow_llm_plugins.quantized_llm.quantization import (
     Quantization,
-    check_environment,
-    check_savable,
     of_checkpoint,
-    parse_quantization,
-    still_to_apply,
 )
-from mlflow_llm_plugins.quantized_llm.record import FlavorRecord, QuantizationRecord, Task, WeightsRecord
+from mlflow_llm_plugins.quantized_llm.record import (
+    OPENVINO_FORMAT_VERSION,
+    ExportRecord,
+    FlavorRecord,
+    QuantizationRecord,
+    Task,
+    WeightsRecord,
+)
 from mlflow_llm_plugins.quantized_llm.requirements import library_versions
 from mlflow_llm_plugins.quantized_llm.source import ModelSource, find_source
 from mlflow_llm_plugins.quantized_llm.template import (
@@ -43,6 +47,18 @@ from mlflow_llm_plugins.quantized_llm.weights import (
     write_quantized,
 )
 
+_IN_OPENVINO = WeightsRecord(format="openvino", location="artifact")
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What is in the model folder, or what it refers to."""
+
+    weights: WeightsRecord
+    dtype: str
+    weight_bytes: int
+    export: ExportRecord | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class SavePlan:
@@ -58,6 +74,13 @@ class SavePlan:
     prompt_template: str | None
     request_defaults: dict[str, Any] | None
     parameters: int | None  # logical; None: only counted when the model in memory is written
+    reason: str | None = None  # why "auto" chose the quantization
+
+    @property
+    def recorded_config(self) -> ModelConfig:
+        """The configuration for when the model is loaded."""
+        is_exported = self.quantize is not None and self.quantize.is_openvino
+        return self.config.without("dtype") if is_exported else self.config
 
     def write(self, folder: Path, *, staged: bool) -> FlavorRecord:
         """Write the model folder and describe what it holds.
@@ -67,23 +90,40 @@ class SavePlan:
             staged: The folder is itself copied and deleted soon, so links to weights do.
         """
         folder.mkdir()
+        written = self._write_reference(folder) if self.reference else self._write_weights(folder, staged)
         save_tokenizer(self.source.tokenizer, folder, self.chat_template)
         if self.source.folder:
             copy_documents(self.source.folder, folder)
-        if self.reference:
-            write_configuration(self.source, folder)
-            if checkpoint := self.source.local_checkpoint():
-                check_weights(checkpoint, self.source.trust_remote_code)
-            stored_dtype, weight_bytes = self.source.weights_header()
-            dtype = self.source.dtype or stored_dtype
-        else:
-            self._write_weights(folder, staged)
-            written = Checkpoint.open(folder)
-            dtype, weight_bytes = written.dtype, written.weight_bytes
         write_request_defaults(folder, self.request_defaults)
-        return self._record(folder, dtype, weight_bytes)
+        return self._record(folder, written)
 
-    def _write_weights(self, folder: Path, staged: bool) -> None:
+    def _write_reference(self, folder: Path) -> _Written:
+        write_configuration(self.source, folder)
+        if checkpoint := self.source.local_checkpoint():
+            check_weights(checkpoint, self.source.trust_remote_code)
+        stored_dtype, weight_bytes = self.source.weights_header()
+        assert self.reference is not None
+        return _Written(self.reference, self.source.dtype or stored_dtype, weight_bytes)
+
+    def _write_weights(self, folder: Path, staged: bool) -> _Written:
+        if self.quantize and self.quantize.is_openvino:
+            return self._export(folder, self.quantize)
+        if self.source.openvino:
+            assert self.source.folder is not None
+            openvino_weights.copy_openvino(self.source.folder, folder, self.source.tokenizer, staged=staged)
+            return _Written(_IN_OPENVINO, self.source.openvino.dtype, self.source.openvino.weight_bytes)
+        self._write_torch_weights(folder, staged)
+        checkpoint = Checkpoint.open(folder)
+        return _Written(WeightsRecord(location="artifact"), checkpoint.dtype, checkpoint.weight_bytes)
+
+    def _export(self, folder: Path, quantization: Quantization) -> _Written:
+        report = openvino_weights.export(self.source, folder, quantization, self.config.dtype)
+        export = ExportRecord(
+            seconds=round(report.seconds, 3), traced_dtype=report.traced_dtype, probe=report.probe.as_dict()
+        )
+        return _Written(_IN_OPENVINO, report.traced_dtype, report.weight_bytes, export)
+
+    def _write_torch_weights(self, folder: Path, staged: bool) -> None:
         source = self.source
         if self.quantize:
             with checkpoint_of(source) as checkpoint:
@@ -96,30 +136,38 @@ class SavePlan:
             check_weights(checkpoint, source.trust_remote_code)
             copy_checkpoint(checkpoint, folder, staged=staged, code=source.trust_remote_code)
 
-    def _record(self, folder: Path, dtype: str, weight_bytes: int) -> FlavorRecord:
+    def _record(self, folder: Path, written: _Written) -> FlavorRecord:
         source = self.source
-        quantization = self._quantization_record(folder, dtype)
+        quantization = self._quantization_record(folder, written.dtype)
+        weights, is_openvino = written.weights, written.weights.format == "openvino"
         template = self.chat_template or chat_template_of(source.tokenizer)
         return FlavorRecord(
+            format_version=OPENVINO_FORMAT_VERSION if is_openvino else 1,
             task=self.task,
-            weights=self.reference or WeightsRecord(location="artifact"),
+            weights=weights,
             quantization=quantization,
-            dtype=dtype,
+            quantization_reason=self.reason,
+            dtype=written.dtype,
+            export=written.export,
             parameters=self.parameters or count_parameters(folder, source.trust_remote_code),
-            weight_bytes=weight_bytes,
+            weight_bytes=written.weight_bytes,
             architecture=architecture_of(source.config),
             base_model=source.base_model,
             base_commit=source.repo.commit if source.repo else None,
             license=license_of(folder),
-            trust_remote_code=source.trust_remote_code,
+            trust_remote_code=source.trust_remote_code and not is_openvino,
             chat_template_sha256=fingerprint(template),
             prompt_template=self.prompt_template,
             generation_config=self.request_defaults,
-            library_versions=library_versions(quantization.config.get("quant_method") if quantization else None),
+            library_versions=library_versions(
+                weights.format, quantization.config.get("quant_method") if quantization else None
+            ),
         )
 
     def _quantization_record(self, folder: Path, dtype: str) -> QuantizationRecord | None:
-        stored = of_checkpoint(read_config(folder))
+        exported = self.quantize if self.quantize and self.quantize.is_openvino else None
+        of_folder = self.source.openvino.quantization if self.source.openvino else None
+        stored = exported or of_folder or of_checkpoint(read_config(folder))
         if stored:
             return stored.record("when saved")
         if self.quantize_at_load:
@@ -146,12 +194,7 @@ def plan_save(
     Raises:
         LLMError: Whatever would make saving fail, or the artifact useless.
     """
-    requested, at_load = parse_quantization(quantization), parse_quantization(config.quantization)
-    if requested and at_load:
-        raise InvalidInputError(
-            f"quantization={requested.method!r}, and engine_config has quantization={at_load.method!r} for when the "
-            "model is loaded. Give one of them."
-        )
+    requested = wanted_quantization(quantization, config)
     check_prompt_template(prompt_template)
     defaults = request_defaults(generation_config)
     source = find_source(
@@ -162,33 +205,25 @@ def plan_save(
         by_reference=not save_pretrained,
     )
     check_chat_template(source.tokenizer, chat_template)
-    quantize, at_load = _decide(source, requested, at_load, save_pretrained)
-    counted = source.folder if source.model is None else None
+    parameters = _count_parameters(source)
+    planned = plan_quantization(source, requested, config, parameters, save_pretrained=save_pretrained)
     return SavePlan(
         source=source,
         config=config.without("quantization"),
         reference=None if save_pretrained else source.reference(),
-        quantize=quantize,
-        quantize_at_load=at_load,
+        quantize=planned.now,
+        quantize_at_load=planned.at_load,
         task=choose_task(task, chat_template or chat_template_of(source.tokenizer)),
         chat_template=chat_template,
         prompt_template=prompt_template,
         request_defaults=defaults,
-        parameters=count_parameters(counted, trust_remote_code) if counted else None,
+        parameters=parameters,
+        reason=planned.reason,
     )
 
 
-def _decide(
-    source: ModelSource, requested: Quantization | None, at_load: Quantization | None, save_pretrained: bool
-) -> tuple[Quantization | None, Quantization | None]:
-    """What to quantize while saving, and what to record for loading."""
-    if save_pretrained:
-        stored = of_checkpoint(source.config)
-        requested = still_to_apply(requested, stored)
-    else:  # a model in memory may be quantized though what it was loaded from is not
-        stored = of_checkpoint(source.stored_config())
-        requested, at_load = None, requested or at_load or of_checkpoint(source.config)
-    if requested:
-        check_environment(requested, pre_quantized=False)
-        check_savable(requested)
-    return requested, still_to_apply(at_load, stored)
+def _count_parameters(source: ModelSource) -> int | None:
+    """Known before anything is written where there is a config.json; what cannot be built fails here."""
+    if source.model is not None or source.folder is None:
+        return None
+    return count_parameters(source.folder, source.trust_remote_code)

@@ -1,11 +1,12 @@
 """Quantization methods: one table of names, and any configuration that transformers knows.
 
+Those of transformers quantize torch weights; those of OpenVINO export the model into a form of its own.
+
 A method is checked against this machine before any weight is read. To add one: a row in `QUANTIZATION_CONFIGS`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 from collections.abc import Mapping
@@ -20,18 +21,21 @@ from mlflow_llm_plugins.errors import (
     MissingDependencyError,
     UnsupportedFeatureError,
 )
-from mlflow_llm_plugins.lookup import did_you_mean
+from mlflow_llm_plugins.lookup import did_you_mean, is_importable
+from mlflow_llm_plugins.quantized_llm import openvino_recipes
 from mlflow_llm_plugins.quantized_llm.record import Applied, QuantizationRecord
 
 _logger = logging.getLogger(__name__)
 
 NONE = "none"  # switches off what an artifact has recorded
+AUTO = "auto"  # chosen for model and machine: `auto.choose_quantization`
 
 QUANTIZATION_CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "nf4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
         "fp4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
         "int8": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+        **openvino_recipes.OPENVINO_CONFIGS,
     }
 )
 # What transformers' methods import, as far as their own error does not say how to install it.
@@ -53,13 +57,23 @@ PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 class Quantization:
     """A method with its settings."""
 
-    method: str  # "nf4", "fp4", "int8", "none", or transformers' quant_method, for example "gptq"
-    config: Mapping[str, Any]  # what transformers' AutoQuantizationConfig.from_dict takes
+    method: str  # "none", a key of QUANTIZATION_CONFIGS, or transformers' quant_method, for example "gptq"
+    config: Mapping[str, Any]  # what transformers' AutoQuantizationConfig.from_dict takes, or an OpenVINO recipe
 
     @property
     def is_none(self) -> bool:
         """Whether it stands for switching quantization off."""
         return self.method == NONE
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether it stands for a choice that is still to be made."""
+        return self.method == AUTO
+
+    @property
+    def is_openvino(self) -> bool:
+        """Whether it exports an OpenVINO model."""
+        return openvino_recipes.is_openvino(self.config)
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -90,19 +104,22 @@ class Quantization:
 
     def completed(self, dtype: str) -> Quantization:
         """The same with every setting that transformers fills in; raises as `to_transformers` does."""
+        if self.is_openvino or self.is_auto:
+            return self
         return replace(self, config=_plain(self.for_dtype(dtype).to_transformers()))
 
     def record(self, applied: Applied) -> QuantizationRecord:
         """The facts for MLmodel."""
         four_bit = bool(self.config.get("load_in_4bit"))
+        exported = self.is_openvino and applied == "when saved"
         return QuantizationRecord(
             method=self.method,
-            bits=_bits(self.config),
+            bits=openvino_recipes.bits_of(self.config) if self.is_openvino else _bits(self.config),
             quant_type=self.config.get("bnb_4bit_quant_type") if four_bit else None,
             compute_dtype=self.config.get("bnb_4bit_compute_dtype") if four_bit else None,
             double_quant=self.config.get("bnb_4bit_use_double_quant") if four_bit else None,
             applied=applied,
-            config=dict(self.config),
+            config=openvino_recipes.for_record(self.config) if exported else dict(self.config),
         )
 
 
@@ -110,7 +127,7 @@ def parse_quantization(value: Any) -> Quantization | None:
     """Understand what a user gave as `quantization`.
 
     Args:
-        value: None; "none"; a name of `QUANTIZATION_CONFIGS`; {"method": name, **settings of transformers'
+        value: None; "none"; "auto"; a name of `QUANTIZATION_CONFIGS`; {"method": name, **settings of transformers'
             configuration}; or a transformers quantization config, as an object or as its dict.
 
     Raises:
@@ -151,6 +168,9 @@ def check_environment(quantization: Quantization, *, pre_quantized: bool, device
         HardwareError: transformers or the package does not support this machine; with the reason.
         UnsupportedFeatureError: It needs calibration, which cannot happen while loading.
     """
+    if quantization.is_openvino:
+        openvino_recipes.require_export_packages(f"quantization={quantization.method!r}")
+        return
     missing = [name for name in quantization.packages if not is_importable(name)]
     if missing:
         raise MissingDependencyError(_how_to_install(quantization, missing))
@@ -178,6 +198,8 @@ def check_savable(quantization: Quantization) -> None:
     Raises:
         UnsupportedFeatureError: With the way out, quantizing at load.
     """
+    if quantization.is_openvino:
+        return
     from transformers.quantizers.auto import AutoHfQuantizer
 
     if not AutoHfQuantizer.from_config(quantization.to_transformers(), pre_quantized=True).is_serializable():
@@ -202,6 +224,8 @@ def still_to_apply(wanted: Quantization | None, stored: Quantization | None) -> 
     """
     if wanted is None or stored is None:
         return None if wanted is None or wanted.is_none else wanted
+    if wanted.is_auto:
+        return None
     if wanted.method == stored.method:
         _refuse_other_settings(wanted, stored)
         _logger.info("The weights are quantized with %r already; they stay as they are.", stored.method)
@@ -240,13 +264,15 @@ def _listed(settings: Mapping[str, Any]) -> str:
 
 
 def _named(name: Any, settings: Mapping[str, Any]) -> Quantization:
-    if name == NONE:
+    if name in (NONE, AUTO):
         if settings:
-            raise InvalidInputError(f"quantization='none' takes no settings, got {_listed(settings)}. Leave them out.")
-        return Quantization(NONE, {})
+            raise InvalidInputError(
+                f"quantization={name!r} takes no settings, got {_listed(settings)}. Leave them out."
+            )
+        return Quantization(name, {})
     if not isinstance(name, str) or name not in QUANTIZATION_CONFIGS:
         raise InvalidInputError(
-            f"Unknown quantization {name!r}.{did_you_mean(name, [NONE, *QUANTIZATION_CONFIGS])} {_allowed()}"
+            f"Unknown quantization {name!r}.{did_you_mean(name, [NONE, AUTO, *QUANTIZATION_CONFIGS])} {_allowed()}"
         )
     row = QUANTIZATION_CONFIGS[name]
     if other := {key: value for key, value in settings.items() if key in row and value != row[key]}:
@@ -259,6 +285,8 @@ def _named(name: Any, settings: Mapping[str, Any]) -> Quantization:
 
 def _of_transformers(config: Mapping[str, Any]) -> Quantization:
     config = dict(config)
+    if openvino_recipes.is_openvino(config):
+        return Quantization(*openvino_recipes.complete(config))
     if {"load_in_4bit", "load_in_8bit"} & set(config):
         config.setdefault("quant_method", "bitsandbytes")
     if config.get("quant_method") != "bitsandbytes":
@@ -288,7 +316,7 @@ def _refuse_unknown_settings(config: Mapping[str, Any]) -> None:
 
 def _allowed() -> str:
     return (
-        f"Allowed: None, {', '.join(repr(name) for name in [NONE, *QUANTIZATION_CONFIGS])}, "
+        f"Allowed: None, {', '.join(repr(name) for name in [NONE, AUTO, *QUANTIZATION_CONFIGS])}, "
         '{"method": name, setting: value, ...}, or any transformers quantization config as an object or dict.'
     )
 
@@ -306,14 +334,6 @@ def _plain(config: Any) -> dict[str, Any]:
     """JSON values only, as transformers writes them into config.json."""
     plain: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
     return plain
-
-
-def is_importable(module: str) -> bool:
-    """Whether the module could be imported; does not import it."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the parent of a dotted name is missing
-        return False
 
 
 def _how_to_install(quantization: Quantization, missing: list[str]) -> str:

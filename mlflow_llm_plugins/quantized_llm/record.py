@@ -12,10 +12,12 @@ from typing_extensions import Self
 from mlflow_llm_plugins.errors import CheckpointError
 
 FLAVOR_NAME = "quantized_llm"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest that is read; a model is written with the oldest that can hold it
+OPENVINO_FORMAT_VERSION = 2
 MODEL_FOLDER = "model"  # config, tokenizer and weights, as transformers lays them out
 
 Applied = Literal["when saved", "when loaded"]
+WeightsFormat = Literal["safetensors", "openvino"]
 Task = Literal["llm/v1/chat", "llm/v1/completions"]
 
 
@@ -26,8 +28,9 @@ class _Section(BaseModel):
 
 
 class WeightsRecord(_Section):
-    """Where the weights are."""
+    """Where the weights are, and for which kind of engine."""
 
+    format: WeightsFormat = "safetensors"
     location: Literal["artifact", "hub", "path"]
     source: str = MODEL_FOLDER  # a folder of the artifact, a Hub id, or an absolute path
     commit: str | None = None  # of the Hub repository
@@ -36,25 +39,35 @@ class WeightsRecord(_Section):
 class QuantizationRecord(_Section):
     """How the weights are quantized, or will be when they are loaded."""
 
-    method: str  # "nf4", "fp4", "int8", or transformers' quant_method, for example "gptq"
+    method: str  # a name of the table of methods, or transformers' quant_method, for example "gptq"
     bits: int | None = None
     quant_type: str | None = None
     compute_dtype: str | None = None
     double_quant: bool | None = None
     applied: Applied
-    config: dict[str, Any]  # transformers' quantization config, complete
+    config: dict[str, Any]  # transformers' quantization config, or an OpenVINO recipe, complete
+
+
+class ExportRecord(_Section):
+    """How an OpenVINO model was made of a checkpoint, and what its proof showed."""
+
+    seconds: float
+    traced_dtype: str  # in which the weights were traced
+    probe: dict[str, float | None] = {}
 
 
 class FlavorRecord(_Section):
     """What an artifact of this flavor says about itself."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     task: Task
     weights: WeightsRecord
     quantization: QuantizationRecord | None = None
+    quantization_reason: str | None = None  # why "auto" chose that
     dtype: str | None = None  # of the weights that are not quantized
     parameters: int | None = None  # logical: packed and tied weights counted once each
-    weight_bytes: int | None = None  # of the safetensors files
+    weight_bytes: int | None = None  # of the files that hold them
+    export: ExportRecord | None = None  # of an OpenVINO model that was exported when it was logged
     architecture: str | None = None
     base_model: str | None = None  # a Hub id or a path
     base_commit: str | None = None
@@ -101,9 +114,10 @@ class FlavorRecord(_Section):
     def as_params(self) -> dict[str, str]:
         """The facts to search logged models by, as MLflow's params: `llm.*`, strings, only what is known."""
         quantization = self.quantization
-        facts = {
+        facts: dict[str, Any] = {
             "quantization": quantization.method if quantization else "none",
             "quantization_applied": quantization.applied if quantization else None,
+            "quantization_reason": self.quantization_reason,
             "bits": quantization.bits if quantization else None,
             "quant_type": quantization.quant_type if quantization else None,
             "compute_dtype": quantization.compute_dtype if quantization else None,
@@ -112,6 +126,7 @@ class FlavorRecord(_Section):
             "parameters": self.parameters,
             "weight_bytes": self.weight_bytes,
             "weights": self.weights.location,
+            "weights_format": self.weights.format,
             "architecture": self.architecture,
             "base_model": self.base_model,
             "base_commit": self.base_commit,
@@ -121,5 +136,7 @@ class FlavorRecord(_Section):
             "chat_template_sha256": self.chat_template_sha256,
             "format_version": self.format_version,
         }
+        if self.export:
+            facts |= {f"export.{name}": value for name, value in self.export.probe.items()}
         versions = {f"version.{name}": version for name, version in self.library_versions.items()}
         return {f"llm.{key}": str(value) for key, value in {**facts, **versions}.items() if value is not None}

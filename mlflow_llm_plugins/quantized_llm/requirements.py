@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -13,32 +14,24 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import mlflow_llm_plugins
-from mlflow_llm_plugins.errors import MissingDependencyError
 from mlflow_llm_plugins.quantized_llm.bundle import DISTRIBUTION, Wheel
-from mlflow_llm_plugins.quantized_llm.quantization import PACKAGES, is_importable
-from mlflow_llm_plugins.quantized_llm.record import FlavorRecord
+from mlflow_llm_plugins.quantized_llm.quantization import PACKAGES
+from mlflow_llm_plugins.quantized_llm.record import FlavorRecord, WeightsFormat
 
 CONDA_FILE, PYTHON_ENV_FILE, REQUIREMENTS_FILE = "conda.yaml", "python_env.yaml", "requirements.txt"
 # What the transformers engine runs on. No torchvision: a text model never needs it.
 ENGINE_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate")
+# What the engine openvino runs on.
+OPENVINO_PACKAGES = ("openvino", "openvino-genai", "openvino-tokenizers", "tokenizers", "jinja2")
+EXTRAS: Mapping[WeightsFormat, str] = MappingProxyType({"safetensors": "torch", "openvino": "openvino"})
 
 
-def require_engine_packages() -> None:
-    """Refuse to go on where only MLflow's own packages are installed, as on a tracking server.
-
-    Raises:
-        MissingDependencyError: With the pip command.
-    """
-    missing = [name for name in ("torch", "transformers", "accelerate") if not is_importable(name)]
-    if missing:
-        raise MissingDependencyError(
-            f"The quantized_llm flavor needs {' and '.join(missing)}: pip install '{DISTRIBUTION}[torch]'"
-        )
-
-
-def library_versions(quant_method: str | None) -> dict[str, str]:
+def library_versions(weights_format: WeightsFormat, quant_method: str | None) -> dict[str, str]:
     """Installed versions of what loads the artifact, without local labels such as "+cpu"."""
-    packages = dict.fromkeys((*ENGINE_PACKAGES, *_distributions(quant_method)))
+    if weights_format == "openvino":
+        packages = dict.fromkeys(OPENVINO_PACKAGES)
+    else:
+        packages = dict.fromkeys((*ENGINE_PACKAGES, *_distributions(quant_method)))
     found = {name: _installed_version(name) for name in packages}
     return {DISTRIBUTION: mlflow_llm_plugins.__version__} | {name: v for name, v in found.items() if v is not None}
 
@@ -50,7 +43,8 @@ def default_requirements(record: FlavorRecord) -> list[str]:
     versions = dict(record.library_versions)
     own = versions.pop(DISTRIBUTION)
     pinned = [f"{name}=={version}" for name, version in versions.items()]
-    return [f"mlflow=={mlflow_version}", f"{DISTRIBUTION}[torch]=={own}", *sorted(pinned)]
+    extra = EXTRAS[record.weights.format]
+    return [f"mlflow=={mlflow_version}", f"{DISTRIBUTION}[{extra}]=={own}", *sorted(pinned)]
 
 
 def write_environment(
@@ -60,6 +54,7 @@ def write_environment(
     pip_requirements: str | list[str] | None,
     extra_pip_requirements: str | list[str] | None,
     wheel: Wheel | None = None,
+    extra: str = "torch",
 ) -> None:
     """Write conda.yaml, python_env.yaml and requirements.txt as MLflow's own flavors do, and the wheel they name."""
     from mlflow.utils.environment import (
@@ -85,7 +80,7 @@ def write_environment(
         environment = _mlflow_conda_env(additional_pip_deps=requirements, install_mlflow=False)
     if wheel is not None:
         wheel.write(path)
-        requirements = _with_wheel(requirements, wheel)
+        requirements = _with_wheel(requirements, wheel, extra)
         environment = _overwrite_pip_deps(environment, requirements)
     write_yaml(str(path), CONDA_FILE, environment, overwrite=True)
     (path / REQUIREMENTS_FILE).write_text("\n".join(requirements), encoding="utf-8")
@@ -94,11 +89,11 @@ def write_environment(
     _PythonEnv.current().to_yaml(str(path / PYTHON_ENV_FILE))
 
 
-def _with_wheel(requirements: Sequence[str], wheel: Wheel) -> list[str]:
+def _with_wheel(requirements: Sequence[str], wheel: Wheel, extra: str) -> list[str]:
     """The requirements with our own line exact, added if there is none, and the folder to find it in."""
     lines = [_exact(line, wheel.version) if _names_us(line) else line for line in requirements]
     if not any(map(_names_us, requirements)):
-        lines.append(f"{DISTRIBUTION}[torch]=={wheel.version}")
+        lines.append(f"{DISTRIBUTION}[{extra}]=={wheel.version}")
     return [*lines, f"--find-links {wheel.folder}"]
 
 

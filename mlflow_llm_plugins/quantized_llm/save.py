@@ -11,6 +11,7 @@ from typing import Any, Literal
 from mlflow.models import Model
 
 from mlflow_llm_plugins.errors import mlflow_errors
+from mlflow_llm_plugins.generation.engines import ENGINES
 from mlflow_llm_plugins.quantized_llm.bundle import wheel_to_bundle
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
 from mlflow_llm_plugins.quantized_llm.handover import hand_over_weights
@@ -18,9 +19,9 @@ from mlflow_llm_plugins.quantized_llm.plan import plan_save
 from mlflow_llm_plugins.quantized_llm.record import FLAVOR_NAME, MODEL_FOLDER, FlavorRecord
 from mlflow_llm_plugins.quantized_llm.requirements import (
     CONDA_FILE,
+    EXTRAS,
     PYTHON_ENV_FILE,
     default_requirements,
-    require_engine_packages,
     write_environment,
 )
 from mlflow_llm_plugins.quantized_llm.signature import resolve_signature
@@ -60,11 +61,13 @@ def save_model(
     Args:
         model: A Hub id, a checkpoint directory, a transformers model, a text-generation pipeline, or
             {"model": model, "tokenizer": tokenizer}. Hub ids and directories are saved without loading them unless
-            `quantization` asks for it. Only safetensors are read.
+            `quantization` asks for it. Only safetensors are read. Also a directory with an OpenVINO model
+            (openvino_model.xml), which is saved as it is.
         path: A directory that is empty or does not exist.
         tokenizer: A fast tokenizer, a Hub id or a directory; None finds the model's own.
-        quantization: None keeps the weights as they are; "nf4", "fp4", "int8"; {"method": name, **settings}; or any
-            transformers quantization config as an object or dict.
+        quantization: None keeps the weights as they are; "nf4", "fp4", "int8"; "openvino-int8", "openvino-int4",
+            "openvino-fp16", which export the model to OpenVINO; {"method": name, **settings}; any transformers
+            quantization config as an object or dict; or "auto", a choice for this machine, which is told.
         revision: Branch, tag or commit of the Hub repository; its commit is recorded.
         save_pretrained: False saves a reference (Hub id and commit, or path) instead of the weights; the
             quantization is applied at each load.
@@ -96,7 +99,7 @@ def save_model(
 
     _validate_env_arguments(conda_env, pip_requirements, extra_pip_requirements)
     with mlflow_errors():
-        require_engine_packages()
+        ENGINES["transformers"].require_packages("Logging a quantized_llm model")
         environment_given = conda_env is not None or pip_requirements is not None
         wheel = wheel_to_bundle(bundle_plugin, environment_given=environment_given)
         resolved_signature = resolve_signature(signature)
@@ -121,9 +124,10 @@ def save_model(
         staged = mlflow_model.model_id is not None
         code = _validate_and_copy_code_paths(code_paths, str(path))
         record = plan.write(path / MODEL_FOLDER, staged=staged).model_copy(update={"code": code})
-        _describe(mlflow_model, path, record, plan.config, resolved_signature, input_example, metadata)
+        _describe(mlflow_model, path, record, plan.recorded_config, resolved_signature, input_example, metadata)
         defaults = default_requirements(record)
-        write_environment(path, defaults, conda_env, pip_requirements, extra_pip_requirements, wheel)
+        extra = EXTRAS[record.weights.format]
+        write_environment(path, defaults, conda_env, pip_requirements, extra_pip_requirements, wheel, extra)
         if staged:
             hand_over_weights(path / MODEL_FOLDER, mlflow_model)
 

@@ -21,7 +21,8 @@ from mlflow_llm_plugins.quantized_llm.checkpoint import (
     read_generation_config,
 )
 from mlflow_llm_plugins.quantized_llm.hub import HubRepo
-from mlflow_llm_plugins.quantized_llm.record import WeightsRecord
+from mlflow_llm_plugins.quantized_llm.openvino_folder import OpenVINOFolder
+from mlflow_llm_plugins.quantized_llm.record import WeightsFormat, WeightsRecord
 from mlflow_llm_plugins.quantized_llm.tokenizer import check_tokenizer, load_tokenizer
 
 _logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class ModelSource:
     model: Any = None  # in memory; None: the weights are in `folder`, or in `repo` and not fetched yet
     folder: Path | None = None  # where config, licence and model card are; None for a model made in memory
     repo: HubRepo | None = None
+    openvino: OpenVINOFolder | None = None  # what `folder` has instead of torch weights
     trust_remote_code: bool = False
 
     @property
@@ -71,10 +73,14 @@ class ModelSource:
     def local_checkpoint(self) -> Checkpoint | None:
         """The weights that a reference would load, where they are on this machine already."""
         folder = self._referable()
+        if self.openvino:
+            return None
         return Checkpoint.open(folder) if not self.repo or has_weights(folder) else None
 
     def weights_header(self) -> tuple[str, int]:
         """Type and size in bytes of the weights that a reference would load, without fetching them."""
+        if self.openvino:
+            return self.openvino.dtype, self.openvino.weight_bytes
         checkpoint = self.local_checkpoint()
         if checkpoint:
             return checkpoint.dtype, checkpoint.weight_bytes
@@ -95,7 +101,8 @@ class ModelSource:
             )
         if self.repo:
             return WeightsRecord(location="hub", source=self.repo.repo_id, commit=self.repo.commit)
-        return WeightsRecord(location="path", source=str(folder))
+        weights_format: WeightsFormat = "openvino" if self.openvino else "safetensors"
+        return WeightsRecord(format=weights_format, location="path", source=str(folder))
 
     def _referable(self) -> Path:
         if self.folder is None:
@@ -188,7 +195,14 @@ def _from_folder(folder: Path, repo: HubRepo | None, tokenizer: Any, trust_remot
         )
     if tokenizer is None:
         tokenizer = load_tokenizer(folder, name=name, trust_remote_code=trust_remote_code)
-    return ModelSource(config, tokenizer, folder=folder, repo=repo, trust_remote_code=trust_remote_code)
+    return ModelSource(
+        config,
+        tokenizer,
+        folder=folder,
+        repo=repo,
+        openvino=None if has_weights(folder) else OpenVINOFolder.find(folder),
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def _from_memory(
@@ -211,7 +225,7 @@ def _from_memory(
             )
         name = repo.repo_id if repo else str(folder)
         tokenizer = load_tokenizer(folder, name=name, trust_remote_code=trust_remote_code)
-    return ModelSource(config, tokenizer, model, folder, repo, trust_remote_code)
+    return ModelSource(config, tokenizer, model, folder, repo, trust_remote_code=trust_remote_code)
 
 
 def _check_model(model: Any) -> None:

@@ -185,9 +185,9 @@ def test_code_that_came_with_the_model_runs_only_when_asked_for(copied: Path, mo
 
 
 def test_artifact_of_a_newer_format_is_refused(copied: Path) -> None:
-    _edit_section(copied, format_version=2)
+    _edit_section(copied, format_version=3)
 
-    assert refusal(copied).startswith("This artifact has format_version 2;")
+    assert refusal(copied).startswith("This artifact has format_version 3;")
 
 
 def test_artifact_of_another_flavor_is_refused(copied: Path) -> None:
@@ -265,9 +265,9 @@ def test_request_times_out_before_the_scoring_server_does(full: str, monkeypatch
 
 
 def test_pyfunc_error_is_mlflows(copied: Path) -> None:
-    _edit_section(copied, format_version=2)
+    _edit_section(copied, format_version=3)
 
-    with pytest.raises(MlflowException, match="format_version 2"):
+    with pytest.raises(MlflowException, match="format_version 3"):
         mlflow.pyfunc.load_model(str(copied))
 
 

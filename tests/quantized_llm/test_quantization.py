@@ -28,7 +28,7 @@ from mlflow_llm_plugins.quantized_llm.quantization import (
 
 BF16 = torch.bfloat16
 ALLOWED = (
-    "Allowed: None, 'none', 'nf4', 'fp4', 'int8', "
+    "Allowed: None, 'none', 'auto', 'nf4', 'fp4', 'int8', 'openvino-fp16', 'openvino-int8', 'openvino-int4', "
     '{"method": name, setting: value, ...}, or any transformers quantization config as an object or dict.'
 )
 

@@ -29,10 +29,10 @@ def test_record_survives_mlmodel(record: FlavorRecord) -> None:
 
 def test_record_of_a_newer_format_is_refused(record: FlavorRecord) -> None:
     with pytest.raises(CheckpointError) as caught:
-        FlavorRecord.parse({**record.for_mlmodel(), "format_version": 2})
+        FlavorRecord.parse({**record.for_mlmodel(), "format_version": 3})
 
     assert str(caught.value) == (
-        "This artifact has format_version 2; the installed mlflow-llm-plugins reads up to 1. Upgrade it: "
+        "This artifact has format_version 3; the installed mlflow-llm-plugins reads up to 2. Upgrade it: "
         "pip install -U mlflow-llm-plugins"
     )
 

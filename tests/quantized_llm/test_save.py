@@ -42,7 +42,12 @@ def test_section_says_what_was_saved(checkpoints: Callable[[str], Path], artifac
     found = section(artifact)
     assert found["format_version"] == 1
     assert found["task"] == "llm/v1/chat"
-    assert found["weights"] == {"location": "artifact", "source": "model", "commit": None}
+    assert found["weights"] == {
+        "format": "safetensors",
+        "location": "artifact",
+        "source": "model",
+        "commit": None,
+    }
     assert found["architecture"] == "LlamaForCausalLM"
     assert found["dtype"] == "bfloat16"
     assert found["parameters"] == llama.num_parameters()
@@ -116,7 +121,12 @@ def test_reference_leaves_the_weights_where_they_are(checkpoint: Path, artifact:
 
     assert not list(artifact.rglob("*.safetensors"))
     found = section(artifact)
-    assert found["weights"] == {"location": "path", "source": str(checkpoint), "commit": None}
+    assert found["weights"] == {
+        "format": "safetensors",
+        "location": "path",
+        "source": str(checkpoint),
+        "commit": None,
+    }
     assert found["weight_bytes"] == (checkpoint / "model.safetensors").stat().st_size
     assert found["quantization"]["applied"] == "when loaded"
 
@@ -251,7 +261,7 @@ def test_missing_engine_packages_are_answered_with_the_pip_command(
     monkeypatch.setitem(sys.modules, "transformers", None)
 
     assert refusal(checkpoint, artifact) == (
-        "The quantized_llm flavor needs transformers: pip install 'mlflow-llm-plugins[torch]'"
+        "Logging a quantized_llm model needs transformers: pip install 'mlflow-llm-plugins[torch]'"
     )
 
 

@@ -1,0 +1,133 @@
+"""What "auto" stands for: quantization and engine, chosen for a model on this machine, with the reason.
+
+| machine | quantization | engine |
+|---|---|---|
+| NVIDIA GPU | int8 where 8-bit weights leave room (from compute capability 7.5), else nf4 | transformers |
+| CPU, with OpenVINO, and the architecture exports | openvino-int8; openvino-int4 where 8 bits do not fit | openvino |
+| CPU with AVX-512 | nf4 | transformers |
+| any other | none | transformers |
+
+Weights that are quantized already stay as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_llm_plugins import hardware
+from mlflow_llm_plugins.errors import UnsupportedFeatureError
+from mlflow_llm_plugins.generation.engines import ENGINES
+from mlflow_llm_plugins.hardware import Accelerator, Cpu, Hardware
+from mlflow_llm_plugins.lookup import is_importable
+from mlflow_llm_plugins.quantized_llm.openvino_recipes import EXPORT_PACKAGES
+
+_logger = logging.getLogger(__name__)
+
+_ROOM = 0.6  # the share of the memory that weights may take; the rest is for cache and arithmetic
+_INT8_CAPABILITY = (7, 5)  # the first with 8-bit tensor cores
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen, and why."""
+
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a choice depends on."""
+
+    parameters: int | None
+    why_not_openvino: str | None  # None: the model can be exported here
+    has_bitsandbytes: bool
+    machine: Hardware
+    free_bytes: int  # of main memory
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], parameters: int | None, why_not_openvino: str | None = None) -> Situation:
+        """Look around for a model with this config.json."""
+        return cls(
+            parameters,
+            why_not_openvino or why_not_exported(config),
+            is_importable("bitsandbytes"),
+            hardware.probe(),
+            hardware.available_memory_bytes(),
+        )
+
+
+def choose_quantization(situation: Situation) -> Choice:
+    """The method for the table above."""
+    if situation.machine.accelerators:
+        return _for_gpu(situation, situation.machine.accelerators[0])
+    return _for_cpu(situation, situation.machine.cpu)
+
+
+def choose_engine(situation: Situation) -> Choice:
+    """The engine for weights that are not quantized."""
+    if gpus := situation.machine.accelerators:
+        return Choice("transformers", f"the machine has a GPU ({gpus[0].name}), which OpenVINO is not used for")
+    if situation.why_not_openvino:
+        return Choice("transformers", situation.why_not_openvino)
+    return Choice("openvino", "the model runs on the CPU, where OpenVINO is several times faster than torch")
+
+
+def why_not_exported(config: Mapping[str, Any]) -> str | None:
+    """Why a model with this config.json cannot become an OpenVINO model here; None where it can."""
+    packages = dict.fromkeys((*EXPORT_PACKAGES, *ENGINES["openvino"].packages))
+    if missing := [name for name in packages if not is_importable(name)]:
+        return f"{' and '.join(missing)} are not installed (pip install 'mlflow-llm-plugins[openvino-export]')"
+    from mlflow_llm_plugins.quantized_llm.openvino_export.exportable import check_exportable
+
+    try:
+        check_exportable(config)
+    except UnsupportedFeatureError as error:
+        return str(error).rstrip(".")
+    return None
+
+
+def tell(what: str, choice: Choice) -> None:
+    """Say what was chosen, and note it on the run that is active, if one is."""
+    _logger.warning("%s='auto': %r, since %s.", what, choice.value, choice.reason)
+    import mlflow
+
+    run = mlflow.active_run()
+    if run is not None:
+        tags = {f"llm.{what}": choice.value, f"llm.{what}_reason": choice.reason}
+        for key, value in tags.items():
+            mlflow.MlflowClient().set_tag(run.info.run_id, key, value)
+
+
+def _for_gpu(situation: Situation, gpu: Accelerator) -> Choice:
+    if not situation.has_bitsandbytes:
+        return Choice("none", "bitsandbytes is not installed (pip install 'mlflow-llm-plugins[torch]')")
+    if gpu.compute_capability is not None and gpu.compute_capability < _INT8_CAPABILITY:
+        return Choice("nf4", f"the {gpu.name} has no instructions for 8 bits")
+    if not (gpu.memory_bytes and situation.parameters):
+        return Choice("nf4", f"the memory of the {gpu.name} or the size of the model is not known")
+    if situation.parameters <= _ROOM * gpu.memory_bytes:
+        return Choice("int8", f"{_gigabytes(situation.parameters)} of 8-bit weights fit the {gpu.name}")
+    return Choice("nf4", f"{_gigabytes(situation.parameters)} of 8-bit weights leave no room on the {gpu.name}")
+
+
+def _for_cpu(situation: Situation, cpu: Cpu) -> Choice:
+    if situation.why_not_openvino is None:
+        if situation.parameters and situation.parameters > _ROOM * situation.free_bytes:
+            return Choice(
+                "openvino-int4",
+                f"{_gigabytes(situation.parameters)} of 8-bit weights leave no room in the "
+                f"{_gigabytes(situation.free_bytes)} of memory that are free",
+            )
+        return Choice("openvino-int8", "the model runs on the CPU, where OpenVINO is fastest")
+    if cpu.has_avx512 and situation.has_bitsandbytes:
+        return Choice("nf4", f"{situation.why_not_openvino}, and with AVX-512 4 bits are faster than float32")
+    dtype = "bfloat16" if cpu.has_avx512_bf16 or cpu.has_amx else "float32"
+    return Choice("none", f"{situation.why_not_openvino}; dtype={dtype!r} is the fastest without quantization here")
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,27 @@
+"""A folder that has an OpenVINO model already, ours or another exporter's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlflow_llm_plugins.errors import CheckpointError
+from mlflow_llm_plugins.generation.openvino.ir_description import IRDescription, describe_ir
+
+_XML, _FILES = "openvino_model.xml", ("openvino_model.xml", "openvino_model.bin", "config.json")
+
+
+def is_openvino_folder(path: Path) -> bool:
+    """Whether the folder has the files of an OpenVINO model: its graph, its weights and config.json."""
+    return all((path / name).is_file() for name in _FILES)
+
+
+def describe(path: Path) -> IRDescription:
+    """What the model's graph says of it; openvino is not imported and no weight is read.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or the model is no stateful causal language model.
+    """
+    missing = [name for name in _FILES if not (path / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{path} is no folder of an OpenVINO model: it has no {', no '.join(missing)}.")
+    return describe_ir(path / _XML)
