@@ -1,12 +1,12 @@
-"""The engine against transformers' continuous batching as it comes, padded `generate`, and vLLM where it is installed.
+"""Our engines against transformers' continuous batching as it comes, padded `generate`, and vLLM if installed.
 
     python -m benchmarks.engine [--device cpu] [--models 40m 300m] [--what decode prefill] [--runs 3] [--out ...]
 
 The weights are random, built on the spot and the same for every contender. Each figure is the median of `--runs`
 fresh processes, one for each contender and load, and contenders take turns. A process warms up with two short
-requests before it is measured. CPU time is user and system time of the process, in which threads that spin while they
-wait count as busy. The machine should have nothing else to do: a contender whose threads spin is many times slower
-beside other work (OMP_WAIT_POLICY=passive in the environment ends that for all).
+requests before it is measured. CPU time is user and system time of the process and of the children that work for it,
+in which threads that spin while they wait count as busy. The machine should have nothing else to do: a contender whose
+threads spin is many times slower beside other work (OMP_WAIT_POLICY=passive in the environment ends that for all).
 
 decode        milliseconds a step in which all rows decode, over rows x context
 prefill       seconds for prompts of 1,000 tokens with 8 new ones each
@@ -16,7 +16,19 @@ grammar       the same under a JSON schema
 interference  how long 4 streams stand still while a long prompt arrives, and how long it waits for its first token
 
 A contender is a name and its options, for example "ours:max_batch_tokens=64" or "generate:batch=1": options of `ours`
-are EngineSettings, of `stock` fields of ContinuousBatchingConfig, of `vllm` arguments of `vllm.LLM`.
+are EngineSettings, of `openvino` these and weights=int8, int4, fp16 or none (default int8), of `stock` fields of
+ContinuousBatchingConfig, of `vllm` arguments of `vllm.LLM`.
+
+Rows of `decode` say how near to the roofline they are: a step must read the weights as this engine stores them, and
+keys and values of all rows in the cache's type; these bytes over the time of the step, over the bandwidth of the
+memory, which `benchmarks.bandwidth` measures in the same run. Of models that fit a CPU's caches it may be above 1.
+
+On a GPU, with up to 64 rows (an 8B model in 16 bits takes 16 GB and some), followed by what becomes of requests that
+the memory cannot hold:
+
+    python -m benchmarks.engine --device cuda --models 1b 1b-int8 1b-nf4 8b 8b-int8 8b-nf4 --what decode throughput
+        --rows 1 4 16 64 --contexts 500 --runs 1
+    python -m benchmarks.out_of_memory --device cuda --models 1b
 """
 
 from __future__ import annotations
@@ -26,7 +38,6 @@ import importlib.util
 import json
 import math
 import os
-import shlex
 import signal
 import statistics
 import subprocess
@@ -36,7 +47,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +56,41 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.loads import LOADS, Load, Sizes
-from benchmarks.measure import Figures, Job
+from benchmarks.measure import DECODE_STEP, Figures, Job
 from benchmarks.models import SHAPES
-from benchmarks.report import hardware, save, show, versions
+from benchmarks.report import Origin, save, show
 
-LIBRARIES = ("mlflow-llm-plugins", "torch", "transformers", "bitsandbytes", "llguidance", "vllm")
+LIBRARIES = (
+    *(
+        "mlflow-llm-plugins",
+        "torch",
+        "transformers",
+        "bitsandbytes",
+        "llguidance",
+        "openvino",
+        "openvino-genai",
+        "nncf",
+    ),
+    "vllm",
+)
 BASELINE = "stock"
 CPU_SWITCHES = ("ours:per_request_attention=false", "ours:packed_weights=false", "ours:tune_allocator=false")
+OPTIONAL = {"vllm": "vllm", "openvino": "openvino_genai"}  # contender -> module that it needs
 DEFAULT_CONTENDERS = {
-    "decode": ("ours", *CPU_SWITCHES, "stock", "generate", "vllm"),
-    "prefill": ("ours", "stock", "generate", "vllm"),
-    "throughput": ("ours", "stock", "generate", "generate:batch=1", "vllm"),
-    "sampling": ("ours", "stock"),
-    "grammar": ("ours",),
-    "interference": ("ours", "ours:max_batch_tokens=64", "stock", "vllm"),
+    "decode": ("ours", *CPU_SWITCHES, "openvino", "openvino:weights=none", "stock", "generate", "vllm"),
+    "prefill": ("ours", "openvino", "stock", "generate", "vllm"),
+    "throughput": ("ours", "openvino", "stock", "generate", "generate:batch=1", "vllm"),
+    "sampling": ("ours", "openvino", "stock"),
+    "grammar": ("ours", "openvino"),
+    "interference": ("ours", "ours:max_batch_tokens=64", "openvino", "stock", "vllm"),
 }
 MORE_IS_BETTER = ("tokens/s",)
+ROOFLINE = ("step_mb", "bandwidth_gb_s", "roofline")
+BANDWIDTH_S = 300.0
+COLUMNS = (
+    *("load", "", "contender", "x stock, wall", "x stock, CPU", "wall", "CPU", "reads [MB]", "of the roofline"),
+    "wall, min to max",
+)
 WITHOUT_RATIO = ("picking, share of the step",)
 
 
@@ -100,6 +129,9 @@ class Row:
     cpu: float | None
     wall_min: float | None
     wall_max: float | None
+    step_mb: float | None  # that a decode step must read
+    bandwidth_gb_s: float | None  # of the memory, measured in the same run
+    roofline: float | None  # share of the bandwidth that the step reaches
     runs: int
     failure: str
     device: str
@@ -148,8 +180,28 @@ def kill_group(process: subprocess.Popen) -> None:
     process.wait()
 
 
+def measured_bandwidth(device: str, quick: bool) -> float | None:
+    """Of the memory, bytes a second; None where it cannot be measured."""
+    with tempfile.TemporaryDirectory() as name:
+        result = Path(name) / "bandwidth.json"
+        command = [sys.executable, "-m", "benchmarks.bandwidth", device, str(result), *["--quick"] * quick]
+        try:
+            subprocess.run(command, env=child_environment(), timeout=BANDWIDTH_S, check=True)
+        except subprocess.SubprocessError as error:
+            print(f"no roofline: {error}", file=sys.stderr)
+            return None
+        return float(json.loads(result.read_text(encoding="utf-8"))["bytes_per_second"])
+
+
 def measure(
-    what: str, model: str, device: str, entries: Sequence[Entry], loads: Sequence[Load], runs: int, deadline_s: float
+    what: str,
+    model: str,
+    device: str,
+    entries: Sequence[Entry],
+    loads: Sequence[Load],
+    runs: int,
+    deadline_s: float,
+    shared: Path,
 ) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """(load, contender) -> results, one a run; a contender that fails once on a load is not asked again."""
     results: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
@@ -162,22 +214,23 @@ def measure(
     for load, entry in track(turns, description=f"{what} {model}", console=Console(stderr=True)):
         found = results[load.name, entry.name]
         if not any("failure" in result for result in found):
-            job = Job.of(what, model, device, entry.contender, entry.options, load)
+            job = Job.of(what, model, device, entry.contender, entry.options, load, shared)
             found.append(run_child(job, deadline_s))
     return results
 
 
 def summarize(
-    what: str, model: str, device: str, results: dict[tuple[str, str], list[dict[str, Any]]]
+    what: str,
+    model: str,
+    device: str,
+    results: dict[tuple[str, str], list[dict[str, Any]]],
+    bandwidth: float | None = None,
 ) -> Iterator[Row]:
     about = {
         "what": what,
         "model": model,
         "device": device,
-        "hardware": hardware(),
-        "versions": versions(*LIBRARIES),
-        "date": date.today().isoformat(),
-        "command": shlex.join(["python", "-m", "benchmarks.engine", *sys.argv[1:]]),
+        **asdict(Origin.of("benchmarks.engine", LIBRARIES)),
     }
     for (load, contender), found in results.items():
         failure = next((result["failure"] for result in found if "failure" in result), "")
@@ -187,12 +240,14 @@ def summarize(
         figures = [result["figures"] for result in found]
         stock = [result["figures"] for result in results.get((load, BASELINE), []) if "figures" in result]
         for figure in figures[0]:
-            yield Row(load=load, contender=contender, **numbers(figure, figures, stock), failure="", **about)
+            found_numbers = numbers(figure, figures, stock)
+            reached = roofline(figure, found_numbers["wall"], found[0].get("step_bytes"), bandwidth)
+            yield Row(load=load, contender=contender, **found_numbers, **reached, failure="", **about)
 
 
 def blank() -> dict[str, Any]:
     names = ("speed_wall", "speed_cpu", "wall", "cpu", "wall_min", "wall_max")
-    return {**dict.fromkeys(names), "figure": "", "runs": 0}
+    return {**dict.fromkeys((*names, *ROOFLINE)), "figure": "", "runs": 0}
 
 
 def numbers(figure: str, figures: Sequence[Figures], stock: Sequence[Figures]) -> dict[str, Any]:
@@ -209,6 +264,14 @@ def numbers(figure: str, figures: Sequence[Figures], stock: Sequence[Figures]) -
         "wall_max": rounded(max(walls)),
         "runs": len(figures),
     }
+
+
+def roofline(figure: str, wall: float, step_bytes: float | None, bandwidth: float | None) -> dict[str, Any]:
+    """The columns of a decode step that say how well it uses the memory; empty where that is not known."""
+    if figure != DECODE_STEP or not step_bytes or not bandwidth:
+        return dict.fromkeys(ROOFLINE)
+    share = step_bytes / (wall / 1e3 * bandwidth)
+    return dict(zip(ROOFLINE, map(rounded, (step_bytes / 1e6, bandwidth / 1e9, share)), strict=True))
 
 
 def middle(figure: str, figures: Sequence[Figures], clock: int) -> float | None:
@@ -231,20 +294,29 @@ def table_of(rows: Sequence[Row]) -> Table:
     table = Table(
         title=f"{first.what}, Llama {first.model} on {first.device}, medians of {max(row.runs for row in rows)} runs, "
         f"{first.date}",
-        caption=f"{first.hardware}; {first.versions}\n{first.command}",
+        caption=escape("\n".join(caption(rows))),
     )
-    for column in ("load", "", "contender", "x stock, wall", "x stock, CPU", "wall", "CPU", "wall, min to max"):
-        table.add_column(column, justify="left" if column in ("load", "", "contender") else "right")
+    for column in COLUMNS:
+        table.add_column(escape(column), justify="left" if column in ("load", "", "contender") else "right")
     figures = ["", *dict.fromkeys(row.figure for row in rows if row.figure)]
     loads = list(dict.fromkeys(row.load for row in rows))
     for row in sorted(rows, key=lambda row: (loads.index(row.load), figures.index(row.figure))):
         if row.failure:
-            table.add_row(row.load, "failed", row.contender, *[""] * 4, escape(row.failure[:80]))
+            table.add_row(row.load, "failed", row.contender, *[""] * 6, escape(row.failure[:80]))
             continue
-        cells = (shown(value) for value in (row.speed_wall, row.speed_cpu, row.wall, row.cpu))
+        measured = (row.speed_wall, row.speed_cpu, row.wall, row.cpu, row.step_mb, row.roofline)
+        cells = (shown(value) for value in measured)
         spread = f"{shown(row.wall_min)} to {shown(row.wall_max)}"
         table.add_row(row.load, escape(row.figure), row.contender, *cells, spread)
     return table
+
+
+def caption(rows: Sequence[Row]) -> Iterator[str]:
+    first = rows[0]
+    if bandwidth := next((row.bandwidth_gb_s for row in rows if row.bandwidth_gb_s), None):
+        yield f"of the roofline: the share of {bandwidth:.1f} GB/s, the memory's bandwidth, at which a step reads"
+    yield f"{first.hardware}; {first.versions}"
+    yield first.command
 
 
 def shown(value: float | None) -> str:
@@ -293,9 +365,13 @@ def entries_of(what: str, named: Sequence[str] | None, device: str) -> list[Entr
     if named:
         return [Entry.parse(name) for name in named]
     entries = [Entry.parse(name) for name in DEFAULT_CONTENDERS[what]]
-    if importlib.util.find_spec("vllm") is None:
-        entries = [entry for entry in entries if entry.contender != "vllm"]
-    return [entry for entry in entries if device == "cpu" or entry.name not in CPU_SWITCHES]
+    missing = {name for name, module in OPTIONAL.items() if importlib.util.find_spec(module) is None}
+    entries = [entry for entry in entries if entry.contender not in missing]
+    return [entry for entry in entries if device == "cpu" or not needs_cpu(entry)]
+
+
+def needs_cpu(entry: Entry) -> bool:
+    return entry.contender == "openvino" or entry.name in CPU_SWITCHES
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -324,15 +400,30 @@ def main() -> None:
         contexts=options.contexts or ([50] if options.quick else [100, 500, 1500]),
         quick=options.quick,
     )
-    for what in options.what:
-        entries = entries_of(what, options.contenders, options.device)
-        for model in options.models:
-            found = measure(what, model, options.device, entries, LOADS[what](sizes), options.runs, options.deadline)
-            rows = list(summarize(what, model, options.device, found))
-            show(table_of(rows), width=150)
-            stem = f"engine_{what}_{model}_{options.device}"
-            print(f"saved {save(rows, options.out / f'{stem}.csv')}")
-            print(f"saved {plot(rows, options.out / f'{stem}.png')}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for what in options.what:
+            bandwidth = measured_bandwidth(options.device, options.quick) if what == "decode" else None
+            for model in options.models:
+                report(list(rows_of(what, model, sizes, bandwidth, options, Path(folder))), options.out)
+
+
+def rows_of(
+    what: str, model: str, sizes: Sizes, bandwidth: float | None, options: argparse.Namespace, shared: Path
+) -> Iterator[Row]:
+    """Measure all contenders."""
+    device = options.device
+    entries, loads = entries_of(what, options.contenders, device), LOADS[what](sizes)
+    found = measure(what, model, device, entries, loads, options.runs, options.deadline, shared)
+    return summarize(what, model, device, found, bandwidth)
+
+
+def report(rows: Sequence[Row], folder: Path) -> None:
+    """Print and save."""
+    first = rows[0]
+    show(table_of(rows), width=160)
+    stem = f"engine_{first.what}_{first.model}_{first.device}"
+    print(f"saved {save(rows, folder / f'{stem}.csv')}")
+    print(f"saved {plot(rows, folder / f'{stem}.png')}", flush=True)
 
 
 if __name__ == "__main__":

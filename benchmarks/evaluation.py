@@ -33,21 +33,20 @@ The figures are printed, saved as CSV and PNG, and logged to the active MLflow t
 from __future__ import annotations
 
 import argparse
-import shlex
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from datetime import date
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.evaluated.options import parse_arguments
 from benchmarks.evaluated.plots import plot
 from benchmarks.evaluated.rows import About, Row, part_rows, rows_of
 from benchmarks.evaluated.table import table_of
-from benchmarks.evaluated.tracking import log_run
+from benchmarks.evaluated.tracking import log_rows
 from benchmarks.evaluated.turns import INTERRUPTED, Turns, save_artifact
-from benchmarks.report import hardware, save, show, versions
+from benchmarks.report import Origin, save, show
 
 LIBRARIES = ("mlflow-llm-plugins", "mlflow", "torch", "transformers", "llguidance", "textstat", "pandas")
 SETTINGS = ("what", "contenders", "runs")
@@ -60,10 +59,7 @@ def about(what: str, model: str, options: argparse.Namespace) -> About:
         model=model,
         data_rows=options.rows,
         max_tokens=options.max_tokens,
-        hardware=hardware(),
-        versions=versions(*LIBRARIES),
-        date=date.today().isoformat(),
-        command=shlex.join(["python", "-m", "benchmarks.evaluation", *sys.argv[1:]]),
+        **asdict(Origin.of("benchmarks.evaluation", LIBRARIES)),
     )
 
 
@@ -84,7 +80,7 @@ def report(tables: Sequence[Sequence[Row]], options: argparse.Namespace) -> None
     for file in files:
         print(f"saved {file}", flush=True)
     settings = {name: getattr(options, name) for name in SETTINGS}
-    run_id = log_run([row for rows in tables for row in rows], settings, files)
+    run_id = log_rows([row for rows in tables for row in rows], settings, files)
     print(f"logged the MLflow run {run_id}", flush=True)
 
 

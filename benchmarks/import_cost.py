@@ -22,15 +22,13 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.report import save, show, versions
-from mlflow_llm_plugins.hardware import probe
+from benchmarks.report import Origin, save, show
 
 DISTRIBUTION = "mlflow-llm-plugins"
 PACKAGE = "mlflow_llm_plugins"
@@ -109,17 +107,28 @@ class Row:
     holds: bool
     runs: int
     samples: int
-    cpu: str
+    hardware: str
     versions: str
     date: str
+    command: str
+
+
+def installed_in() -> Path:
+    """The folder that has the distribution."""
+    return Path(importlib.metadata.distribution(DISTRIBUTION).locate_file("")).resolve()
+
+
+def missing() -> str:
+    """Why this cannot be measured here; empty: it can."""
+    if any(installed_in().glob(f"{PACKAGE}-*.dist-info")):
+        return ""
+    return f"{DISTRIBUTION} is not installed, its sources are only linked: pip install ."
 
 
 @contextmanager
 def sides(folder: Path) -> Iterator[dict[str, Path]]:
     """Folders for the path: as installed, without the package, and with constant tags in its place."""
-    site_packages = Path(importlib.metadata.distribution(DISTRIBUTION).locate_file("")).resolve()
-    if not any(site_packages.glob(f"{PACKAGE}-*.dist-info")):
-        raise SystemExit(f"{DISTRIBUTION} is not installed but found in {site_packages}: pip install .")
+    site_packages = installed_in()
     found = {name: folder / name for name in ("with", "without", "constant")}
     for name, side in found.items():
         side.mkdir()
@@ -212,15 +221,13 @@ def summarize(figures: dict[str, dict[str, list[Times]]], runs: int) -> Iterator
                 holds=bar.holds(ours, theirs),
                 runs=runs,
                 samples=len(figures[what]["with"]),
-                cpu=probe().cpu.model,
-                versions=versions("mlflow", DISTRIBUTION),
-                date=date.today().isoformat(),
+                **asdict(Origin.of("benchmarks.import_cost", ("mlflow", DISTRIBUTION))),
             )
 
 
 def table_of(rows: list[Row]) -> Table:
     table = Table(
-        title=f"Medians of {rows[0].runs} runs, {rows[0].date}", caption=f"{rows[0].cpu}, {rows[0].versions}"
+        title=f"Medians of {rows[0].runs} runs, {rows[0].date}", caption=f"{rows[0].hardware}, {rows[0].versions}"
     )
     for column in ("", "clock", "with [ms]", "without [ms]", "difference [ms]", "ratio", "bar", ""):
         table.add_column(column, justify="right" if "[ms]" in column or column == "ratio" else "left")
@@ -243,6 +250,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20, help="pairs of fresh processes for each figure")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the CSV")
     options = parser.parse_args()
+    if reason := missing():
+        raise SystemExit(reason)
     with tempfile.TemporaryDirectory() as folder, sides(Path(folder)) as found:
         rows = list(summarize(measure(found, options.runs, Path(folder)), options.runs))
     show(table_of(rows), width=120)

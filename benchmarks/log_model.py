@@ -17,7 +17,6 @@ model built, or libraries imported.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import statistics
@@ -28,16 +27,15 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.report import save, show, versions
-from mlflow_llm_plugins.hardware import probe
+from benchmarks.report import Origin, save, show
 
 SAMPLE_EVERY_S = 0.005
 CHILD_LIFETIME_S = 1800
@@ -126,9 +124,10 @@ class Row:
     holds: bool | None  # None: the bar is for another size
     runs: int
     size: str
-    cpu: str
+    hardware: str
     versions: str
     date: str
+    command: str
 
 
 def run_child(script: str, arguments: dict[str, object], folder: Path) -> Run:
@@ -241,9 +240,7 @@ def row(what: str, value: str, compared_with: str, ratio: float, at_most: float,
         holds=ratio <= at_most if size == BARS_ARE_FOR else None,
         runs=runs,
         size=size,
-        cpu=probe().cpu.model,
-        versions=versions(*LIBRARIES),
-        date=date.today().isoformat(),
+        **asdict(Origin.of("benchmarks.log_model", LIBRARIES)),
     )
 
 
@@ -256,7 +253,7 @@ def megabytes(size: float) -> str:
 
 
 def table_of(rows: list[Row]) -> Table:
-    table = Table(title=f"Llama {rows[0].size}, {rows[0].date}", caption=f"{rows[0].cpu}; {rows[0].versions}")
+    table = Table(title=f"Llama {rows[0].size}, {rows[0].date}", caption=f"{rows[0].hardware}; {rows[0].versions}")
     for column in ("", "ours", "compared with", "ratio", "bar", "", "runs"):
         table.add_column(column, justify="right" if column in ("ours", "ratio", "runs") else "left")
     for found in rows:
@@ -267,16 +264,19 @@ def table_of(rows: list[Row]) -> Table:
     return table
 
 
+def missing() -> str:
+    """Why this cannot be measured here; empty: it can."""
+    return "" if find_spec("torchvision") else "The stock flavor needs torchvision: pip install torchvision"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="300m", help="parameters of the model")
     parser.add_argument("--runs", type=int, default=3, help="fresh processes for each figure")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the CSV")
     options = parser.parse_args()
-    try:
-        importlib.metadata.version("torchvision")
-    except importlib.metadata.PackageNotFoundError:
-        raise SystemExit("The stock flavor needs torchvision: pip install torchvision") from None
+    if reason := missing():
+        raise SystemExit(reason)
     rows = [*measure_nf4(options.size, options.runs), *race_logging(options.size, options.runs)]
     show(table_of(rows), width=110)
     print(f"saved {save(rows, options.out / 'log_model.csv')}")

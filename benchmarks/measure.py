@@ -1,6 +1,7 @@
 """One contender on one load, in this process: `python -m benchmarks.measure JOB RESULT`, both JSON files.
 
-The result is either {"figures": {name: [wall, CPU]}} or {"failure": why}. Run by `benchmarks.engine`.
+The result is {"figures": {name: [wall, CPU]}, "step_bytes": what a step reads or null}, or {"failure": why}. Run by
+`benchmarks.engine`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Any
 
 from benchmarks.contenders import CONTENDERS, Contender, Task, Tick, Trace
 from benchmarks.loads import Load
-from benchmarks.models import SHAPES
 
 Figures = dict[str, Sequence[float | None]]  # name -> wall, CPU; None: not measured on this clock
 
+DECODE_STEP = "decode step [ms]"
 _GENERATION = "mlflow_llm_plugins.generation"
 _ANOTHER_SEED = 1
 _SPAN = 4  # steps
@@ -34,25 +35,30 @@ class Job:
     contender: str  # a key of CONTENDERS
     options: dict[str, Any]
     load: dict[str, Any]
+    shared: str  # folder
 
     @classmethod
-    def of(cls, what: str, model: str, device: str, contender: str, options: dict[str, Any], load: Load) -> Job:
-        return cls(what, model, device, contender, options, asdict(load))
+    def of(
+        cls, what: str, model: str, device: str, contender: str, options: dict[str, Any], load: Load, shared: Path
+    ) -> Job:
+        return cls(what, model, device, contender, options, asdict(load), str(shared))
 
 
-def perform(job: Job, folder: Path) -> Figures:
-    """Open the contender, warm it up, and measure."""
+def perform(job: Job, folder: Path) -> dict[str, Any]:
+    """Open the contender, warm it up, and measure; the result."""
     load = Load(**{**job.load, "lengths": tuple(map(tuple, job.load["lengths"]))})
-    shape = SHAPES[job.model]
+    task = Task(job.model, job.device, load, job.options, folder, Path(job.shared))
     times_picks = job.contender == "ours" and job.what in PICKING
     with timed_picks() if times_picks else nullcontext([]) as picks:
-        contender = CONTENDERS[job.contender](Task(shape, job.device, load, job.options, folder))
+        contender = CONTENDERS[job.contender](task)
         try:
-            warm_up(contender, load, shape.vocabulary)
-            trace = contender.run(load, load.prompts(shape.vocabulary), watched(job.what, load))
+            warm_up(contender, load, task.shape.vocabulary)
+            trace = contender.run(load, load.prompts(task.shape.vocabulary), watched(job.what, load))
         finally:
             contender.close()
-    return MEASUREMENTS[job.what](load, trace) | (picking(load, trace, picks) if times_picks else {})
+    figures = {**MEASUREMENTS[job.what](load, trace), **(picking(load, trace, picks) if times_picks else {})}
+    reads = contender.reads if job.what == "decode" else None
+    return {"figures": figures, "step_bytes": reads and reads.of_step(load)}
 
 
 def warm_up(contender: Contender, load: Load, vocabulary: int) -> None:
@@ -75,7 +81,7 @@ def all_decode(trace: Trace) -> list[Tick]:
 
 
 def decode_step(load: Load, trace: Trace) -> Figures:
-    return {"decode step [ms]": median_step(all_decode(trace))}
+    return {DECODE_STEP: median_step(all_decode(trace))}
 
 
 def median_step(ticks: Sequence[Tick]) -> list[float]:
@@ -193,7 +199,7 @@ def main() -> None:
     job_file, result_file = map(Path, sys.argv[1:])
     job = Job(**json.loads(job_file.read_text(encoding="utf-8")))
     try:
-        result: dict[str, Any] = {"figures": perform(job, result_file.parent)}
+        result = perform(job, result_file.parent)
     except Exception as error:  # a contender that fails is a row of the table, whatever it raises
         result = {"failure": f"{type(error).__name__}: {error}"}
     result_file.write_text(json.dumps(result), encoding="utf-8")

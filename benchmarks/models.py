@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 EOS = "<|eos|>"
 MAX_LENGTH = 8192
@@ -26,7 +26,7 @@ class Shape:
     vocabulary: int
     tied: bool = True
     cuda_only: bool = False  # bfloat16 there, float32 on a CPU
-    nf4: bool = False
+    quantization: Literal["nf4", "int8"] | None = None  # by bitsandbytes
 
 
 SHAPES = {
@@ -35,9 +35,11 @@ SHAPES = {
     "40m-150k": Shape(512, 1408, 12, 8, 4, 151_936),
     "300m": Shape(1024, 2816, 21, 16, 8, 32_000),
     "1b": Shape(2048, 8192, 16, 32, 8, 128_256, cuda_only=True),  # Llama 3.2 1B
-    "1b-nf4": Shape(2048, 8192, 16, 32, 8, 128_256, cuda_only=True, nf4=True),
+    "1b-nf4": Shape(2048, 8192, 16, 32, 8, 128_256, cuda_only=True, quantization="nf4"),
+    "1b-int8": Shape(2048, 8192, 16, 32, 8, 128_256, cuda_only=True, quantization="int8"),
     "8b": Shape(4096, 14_336, 32, 32, 8, 128_256, tied=False, cuda_only=True),  # Llama 3.1 8B
-    "8b-nf4": Shape(4096, 14_336, 32, 32, 8, 128_256, tied=False, cuda_only=True, nf4=True),
+    "8b-nf4": Shape(4096, 14_336, 32, 32, 8, 128_256, tied=False, cuda_only=True, quantization="nf4"),
+    "8b-int8": Shape(4096, 14_336, 32, 32, 8, 128_256, tied=False, cuda_only=True, quantization="int8"),
 }
 
 
@@ -69,24 +71,42 @@ def random_model(shape: Shape, device: str) -> Any:
         torch.set_default_dtype(torch.float32)
     with torch.no_grad():
         model.model.norm.weight.fill_(LOGIT_DEVIATION / (config.initializer_range * math.sqrt(shape.hidden)))
-    return _to_nf4(model) if shape.nf4 else model
+    return _quantized(model, shape.quantization) if shape.quantization else model
 
 
-def _to_nf4(model: Any) -> Any:
+def _quantized(model: Any, method: str) -> Any:
     """Replace the linear layers but the head, as transformers does with a BitsAndBytesConfig, in place."""
-    import bitsandbytes
     import torch
 
+    pack = {"nf4": _nf4, "int8": _int8}[method]
     layers = [(name, module) for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)]
     for name, linear in layers:
-        weight = linear.weight.data
-        packed = bitsandbytes.nn.Linear4bit(
-            linear.in_features, linear.out_features, bias=False, compute_dtype=weight.dtype, quant_type="nf4"
-        )
-        packed.weight = bitsandbytes.nn.Params4bit(weight.cpu(), requires_grad=False, quant_type="nf4", module=packed)
         parent, _, attribute = name.rpartition(".")
-        setattr(model.model.get_submodule(parent), attribute, packed.to(weight.device))
+        setattr(model.model.get_submodule(parent), attribute, pack(linear).to(linear.weight.device))
     return model
+
+
+def _nf4(linear: Any) -> Any:
+    """Packed when it moves to its device."""
+    import bitsandbytes
+
+    weight = linear.weight.data
+    packed = bitsandbytes.nn.Linear4bit(
+        linear.in_features, linear.out_features, bias=False, compute_dtype=weight.dtype, quant_type="nf4"
+    )
+    packed.weight = bitsandbytes.nn.Params4bit(weight.cpu(), requires_grad=False, quant_type="nf4", module=packed)
+    return packed
+
+
+def _int8(linear: Any) -> Any:
+    """Rounded when it moves to its device; the threshold is transformers' default."""
+    import bitsandbytes
+
+    packed = bitsandbytes.nn.Linear8bitLt(
+        linear.in_features, linear.out_features, bias=False, has_fp16_weights=False, threshold=6.0
+    )
+    packed.weight = bitsandbytes.nn.Int8Params(linear.weight.data.cpu(), requires_grad=False, has_fp16_weights=False)
+    return packed
 
 
 def byte_level_tokenizer(vocabulary: int) -> Any:
@@ -123,7 +143,7 @@ def _tokens() -> Iterator[str]:
 
 
 def save_checkpoint(shape: Shape, device: str, folder: Path) -> Path:
-    """Write model and tokenizer as transformers does; an NF4 shape in 16 bits, for its reader to quantize."""
-    random_model(replace(shape, nf4=False), device).save_pretrained(folder)
+    """Write model and tokenizer as transformers does; a quantized shape in 16 bits, for its reader to quantize."""
+    random_model(replace(shape, quantization=None), device).save_pretrained(folder)
     byte_level_tokenizer(shape.vocabulary).save_pretrained(folder)
     return folder

@@ -18,14 +18,13 @@ import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.report import hardware, save, show, versions
+from benchmarks.report import Origin, save, show
 from benchmarks.servers.process import free_port, running, wait_until_ready
 from mlflow_llm_plugins.loadtest import Load, LoadResult, Target, run_load
 
@@ -156,6 +155,7 @@ class Row:
     hardware: str
     versions: str
     date: str
+    command: str
 
 
 @contextmanager
@@ -194,9 +194,7 @@ def row(measurement: Measurement, direct: float, relayed: float, runs: int) -> R
         at_most=measurement.at_most,
         holds=cost <= measurement.at_most,
         runs=runs,
-        hardware=hardware(),
-        versions=versions(*LIBRARIES),
-        date=date.today().isoformat(),
+        **asdict(Origin.of("benchmarks.relay", LIBRARIES)),
     )
 
 

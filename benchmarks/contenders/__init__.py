@@ -9,15 +9,18 @@ from collections.abc import Callable
 
 from benchmarks.contenders.contender import Contender, Task, Tick, Trace
 from benchmarks.contenders.generate import Generate
-from benchmarks.contenders.ours import Ours
+from benchmarks.contenders.openvino import openvino
+from benchmarks.contenders.ours import ours
+from benchmarks.contenders.reads import Reads
 from benchmarks.contenders.stock import Stock
 from benchmarks.contenders.vllm import Vllm
 
 CONTENDERS: dict[str, Callable[[Task], Contender]] = {
-    "ours": Ours,
+    "ours": ours,
+    "openvino": openvino,
     "stock": Stock,
     "generate": Generate,
     "vllm": Vllm,
 }
 
-__all__ = ["CONTENDERS", "Contender", "Task", "Tick", "Trace"]
+__all__ = ["CONTENDERS", "Contender", "Reads", "Task", "Tick", "Trace"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.contenders.contender import Task, Trace, Watch
+from benchmarks.contenders.reads import reads_of
 from benchmarks.loads import BATCH_ROWS, Load
 from benchmarks.models import random_model
 from mlflow_llm_plugins.hardware import granted_cpus
@@ -19,6 +20,7 @@ class Generate:
 
         torch.set_num_threads(granted_cpus())
         self._model = random_model(task.shape, task.device)
+        self.reads = reads_of(self._model)
         self._model.generation_config.eos_token_id = None  # else it would fill in for None below
         self._batch = task.options.get("batch", min(task.load.rows, BATCH_ROWS))
 

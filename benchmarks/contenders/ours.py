@@ -1,4 +1,4 @@
-"""The engine of this package."""
+"""The engines of this package, on the model in torch."""
 
 from __future__ import annotations
 
@@ -6,15 +6,33 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import psutil
+
 from benchmarks.contenders.contender import PATIENCE_S, SHORTEST_CONTEXT, Task, Trace, Watch
+from benchmarks.contenders.reads import Reads, reads_of
 from benchmarks.loads import Load
 from benchmarks.models import byte_level_tokenizer, random_model
 
 
-class Ours:
-    """The engine of this package, through its public interface; options are EngineSettings."""
+def ours(task: Task) -> OurEngine:
+    """The engine `transformers`; options are EngineSettings."""
+    model = random_model(task.shape, task.device)
+    return OurEngine(task, model, "transformers", reads_of(model), task.options)
 
-    def __init__(self, task: Task) -> None:
+
+class OurEngine:
+    """An engine of this package, through its public interface; options are EngineSettings."""
+
+    def __init__(self, task: Task, model: Any, engine: str, reads: Reads, settings: dict[str, Any]) -> None:
+        """Open it.
+
+        Args:
+            task: What for.
+            model: What the engine takes.
+            engine: A key of ENGINES, which has to run.
+            reads: Of a step.
+            settings: EngineSettings, over those that fit the load.
+        """
         from mlflow_llm_plugins.generation import EngineSettings, open_engine
 
         defaults = {
@@ -22,15 +40,18 @@ class Ours:
             "max_context_length": max(SHORTEST_CONTEXT, task.load.longest),
             "request_timeout_s": PATIENCE_S,
         }
-        settings = EngineSettings(**{**defaults, **task.options})
         tokenizer = byte_level_tokenizer(task.shape.vocabulary)
-        self._engine = open_engine(random_model(task.shape, task.device), tokenizer, settings)
+        chosen = EngineSettings(**{**defaults, **settings})
+        self.reads = reads
+        self._engine = open_engine(model, tokenizer, chosen, engine)
         running = self._engine.stats().engine
-        if running != "transformers":
-            raise RuntimeError(f"continuous batching was refused, the engine {running!r} runs")
+        if running != engine:
+            self._engine.close()
+            raise RuntimeError(f"{engine!r} was refused, the engine {running!r} runs")
+        self._children = [child.pid for child in psutil.Process().children(recursive=True)]
 
     def run(self, load: Load, prompts: list[list[int]], watched: Sequence[int]) -> Trace:
-        watch = Watch(load)
+        watch = Watch(load, self._children)
         requests = [self._request(load, ids, new) for ids, (_, new) in zip(prompts, load.lengths, strict=True)]
         early = requests[:-1] if load.last_is_late else requests
         streams = [self._engine.submit(request) for request in early]

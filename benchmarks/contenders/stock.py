@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.contenders.contender import PATIENCE_S, Task, Trace, Watch
+from benchmarks.contenders.reads import reads_of
 from benchmarks.loads import Load
 from benchmarks.models import random_model
 from mlflow_llm_plugins.hardware import granted_cpus
@@ -34,6 +35,7 @@ class Stock:
             "auto_switch_to_flash": False,
         }
         model = random_model(task.shape, task.device)
+        self.reads = reads_of(model)
         self._manager = model.init_continuous_batching(
             generation_config=_generation_config(task.load),
             continuous_batching_config=ContinuousBatchingConfig(**{**defaults, **task.options}),

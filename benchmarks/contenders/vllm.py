@@ -14,6 +14,8 @@ from benchmarks.models import save_checkpoint
 class Vllm:
     """vLLM's offline engine, stepped by hand in this process; options are arguments of `vllm.LLM`."""
 
+    reads = None  # its weights may be packed in another way than ours
+
     def __init__(self, task: Task) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read at import; else its CPU time is another process's
         checkpoint = save_checkpoint(task.shape, task.device, task.folder / "checkpoint")
@@ -23,7 +25,7 @@ class Vllm:
             "dtype": "bfloat16" if task.device == "cuda" else "float32",
             "max_model_len": max(SHORTEST_CONTEXT, task.load.longest),
             "max_num_seqs": task.load.rows,
-            "quantization": "bitsandbytes" if task.shape.nf4 else None,
+            "quantization": "bitsandbytes" if task.shape.quantization else None,
         }
         self._vllm = vllm
         self._engine = vllm.LLM(model=str(checkpoint), **{**defaults, **task.options}).llm_engine

@@ -8,11 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from benchmarks.evaluated.rows import About, Row
+from benchmarks.tracking import log_run
 
 _NOT_IN_NAMES = re.compile(r"[^\w\-. /]")
 
 
-def log_run(rows: Sequence[Row], settings: Mapping[str, object], files: Iterable[Path]) -> str:
+def log_rows(rows: Sequence[Row], settings: Mapping[str, object], files: Iterable[Path]) -> str:
     """Log the rows of one model to the active tracking store and experiment.
 
     Args:
@@ -23,15 +24,8 @@ def log_run(rows: Sequence[Row], settings: Mapping[str, object], files: Iterable
     Returns:
         The id of the run.
     """
-    import mlflow
-
     about = {field.name: getattr(rows[0], field.name) for field in fields(About) if field.name != "what"}
-    with mlflow.start_run(run_name=f"evaluation {rows[0].model}") as run:
-        mlflow.log_params({**about, **settings})
-        mlflow.log_metrics(metrics_of(rows))
-        for file in files:
-            mlflow.log_artifact(str(file))
-    return str(run.info.run_id)
+    return log_run(f"evaluation {rows[0].model}", {**about, **settings}, metrics_of(rows), files)
 
 
 def metrics_of(rows: Sequence[Row]) -> dict[str, float]:

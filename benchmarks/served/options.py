@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.models import SHAPES
-from benchmarks.served.loads import SHORT
-from benchmarks.servers import NAMES
+from benchmarks.served.loads import ANSWERS, SHARED, SHORT
+from benchmarks.servers import NAMES, OURS, USUAL
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.loadtest import Objective
 
@@ -29,7 +29,7 @@ class Sizes:
     models: Sequence[str]
     clients: Sequence[int]
     prompts: Sequence[str]
-    rate: float  # requests a second
+    rate: float  # requests a second; 0: no open loop
     runs: int
     requests: int | None
 
@@ -50,6 +50,7 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--goodput", default="ttft=1,tpot=0.1", help="limits in seconds; default ttft=1,tpot=0.1")
     results = Path(__file__).parents[1] / "results"
     parser.add_argument("--output", type=Path, default=results, help="folder of CSV and PNG")
+    parser.add_argument("--label", type=label, default=None, help="ends the names of the files, to keep several runs")
     parser.add_argument("--quick", action="store_true", default=False, help="little of all, to see that it runs")
     given = parser.parse_args()
     sizes = QUICK if given.quick else FULL
@@ -58,31 +59,45 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
         objective = Objective.from_text(given.goodput)
     except InvalidInputError as error:
         parser.error(str(error))
-    return argparse.Namespace(**{**defaults, **vars(given), "objective": objective})
+    options = argparse.Namespace(**{**defaults, **vars(given), "objective": objective})
+    if options.baseline not in (OURS, *options.contenders):
+        parser.error(f"--baseline {options.baseline} is none of --contenders: {', '.join(options.contenders)}")
+    return options
 
 
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", type=listed(one_of(MODELS)), help=f"of {', '.join(MODELS)}; default 40m")
     parser.add_argument("--clients", type=listed(positive(int)), help="of the closed loops; default 1,4,8,16,32")
     parser.add_argument(
-        "--prompts", type=listed(length_of_prompts), help="short, or numbers of tokens; default short,500"
+        "--prompts", type=listed(length_of_prompts), help="short, shared, or numbers of tokens; default short,500"
     )
-    parser.add_argument("--rate", type=positive(float), help="of the open loop, requests a second, for all; default 2")
+    parser.add_argument(
+        "--rate", type=not_negative, help="of the open loop, requests a second, for all; 0: none; default 2"
+    )
+    parser.add_argument("--answers", type=listed(one_of(ANSWERS)), default=list(ANSWERS), help="default streams,whole")
     parser.add_argument("--requests", type=positive(int), help="of each load; default 4 a client, at least 16")
     parser.add_argument("--runs", type=positive(int), help="turns of each contender; default 3")
 
 
 def _add_contenders(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--contenders", type=listed(one_of(NAMES)), default=list(NAMES), help=f"of {', '.join(NAMES)}; default all"
+        "--contenders",
+        type=listed(one_of(NAMES)),
+        default=list(USUAL),
+        help=f"of {', '.join(NAMES)}; default {','.join(USUAL)}",
     )
-    parser.add_argument(
-        "--transformers-serve",
-        type=Path,
-        default=Path(sys.executable).parent / "transformers",
-        metavar="PATH",
-        help="the executable `transformers` of an environment with transformers[serving]; default: of this one",
-    )
+    parser.add_argument("--baseline", type=one_of(NAMES), default=OURS, help="that ratios are to; default ours")
+    for option, program, environment in (
+        ("--transformers-serve", "transformers", "transformers[serving]"),
+        ("--vllm", "vllm", "vllm"),
+    ):
+        parser.add_argument(
+            option,
+            type=Path,
+            default=Path(sys.executable).parent / program,
+            metavar="PATH",
+            help=f"the executable `{program}` of an environment with {environment}; default: of this one",
+        )
 
 
 def listed(read: Callable[[str], Value]) -> Callable[[str], list[Value]]:
@@ -117,8 +132,25 @@ def positive(kind: Callable[[str], Number]) -> Callable[[str], Number]:
     return number
 
 
+def label(text: str) -> str:
+    """A part of a file's name."""
+    if not text.replace("-", "").isalnum():
+        raise argparse.ArgumentTypeError(f"must be of letters, digits and hyphens, got {text!r}")
+    return text
+
+
+def not_negative(text: str) -> float:
+    """A number of at least 0."""
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text!r}")
+    return value
+
+
 def length_of_prompts(text: str) -> str:
-    """`SHORT`, or a number of tokens."""
-    if text != SHORT and not (text.isdecimal() and int(text) >= FEWEST_TOKENS):
-        raise argparse.ArgumentTypeError(f"must be {SHORT!r} or at least {FEWEST_TOKENS} tokens, got {text!r}")
+    """`SHORT`, `SHARED`, or a number of tokens."""
+    if text not in (SHORT, SHARED) and not (text.isdecimal() and int(text) >= FEWEST_TOKENS):
+        raise argparse.ArgumentTypeError(
+            f"must be {SHORT!r}, {SHARED!r} or at least {FEWEST_TOKENS} tokens, got {text!r}"
+        )
     return text

@@ -1,4 +1,4 @@
-"""The rows of the servers' benchmark: medians over the turns, and what they are to ours."""
+"""The rows of the servers' benchmark: medians over the turns, and what the baseline is to them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.engine import rounded
 from benchmarks.served.loads import NEW_TOKENS, ServedLoad
-from benchmarks.servers import OURS, Turn
+from benchmarks.servers import Turn
 from mlflow_llm_plugins.loadtest import Distribution, LoadResult, Objective
 
 Figures = Mapping[str, float | None]
@@ -26,13 +26,15 @@ MEASURED = (
     "itl_p99",
     "e2el_p50",
     "e2el_p99",
+    "health_p50",
+    "health_p99",
     "goodput",
     "peak_rss_mb",
     "prompt_tokens",
     "completion_tokens",
     "generator_cpu",
 )
-RATIOS = ("ours_tokens_x", "ours_ttft_x", "ours_e2el_x")
+RATIOS = ("baseline_tokens_x", "baseline_ttft_x", "baseline_e2el_x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class About:
     """What all rows of a table have in common."""
 
     model: str
+    baseline: str
     objective: str
     hardware: str
     versions: str
@@ -68,17 +71,20 @@ class Row:
     itl_p99: float | None
     e2el_p50: float | None  # end-to-end latency
     e2el_p99: float | None
+    health_p50: float | None  # until GET /health answers, while the load runs
+    health_p99: float | None
     goodput: float | None  # requests a second that keep the objective
     peak_rss_mb: float | None  # of all its processes, over all loads of a turn
     prompt_tokens: float | None  # of a request, by the server's usage
     completion_tokens: float | None
     generator_cpu: float | None  # of a core, that the load generator took
-    ours_tokens_x: float | None  # ours has so many times its tokens a second
-    ours_ttft_x: float | None  # ours has its first token so many times sooner, p50
-    ours_e2el_x: float | None
+    baseline_tokens_x: float | None  # the baseline has so many times its tokens a second
+    baseline_ttft_x: float | None  # the baseline has its first token so many times sooner, p50
+    baseline_e2el_x: float | None
     failed: int  # requests, of all runs
     runs: int
     failure: str
+    baseline: str
     objective: str
     hardware: str
     versions: str
@@ -101,12 +107,12 @@ def rows_of(
         found = {name: _medians(load, done, objective) for name, done in turns.items()}
         for name, done in turns.items():
             if found[name] or any(turn.failure and load in turn.task.loads for turn in done):
-                yield _row(about, load, name, done, found[name], found.get(OURS, {}))
+                yield _row(about, load, name, done, found[name], found.get(about.baseline, {}))
 
 
 def _medians(load: ServedLoad, turns: Sequence[Turn], objective: Objective) -> Figures:
     """Empty where there is no result."""
-    found = [figures_of(turn.results[load], objective, turn.peak_bytes) for turn in turns if load in turn.results]
+    found = [figures_of(turn, load, objective) for turn in turns if load in turn.results]
     if not found:
         return {}
     medians = {name: _middle([figures[name] for figures in found]) for name in found[0]}
@@ -115,16 +121,18 @@ def _medians(load: ServedLoad, turns: Sequence[Turn], objective: Objective) -> F
     return {**medians, **spread}
 
 
-def figures_of(result: LoadResult, objective: Objective, peak_bytes: int) -> Figures:
+def figures_of(turn: Turn, load: ServedLoad, objective: Objective) -> Figures:
     """The figures of one load in one turn."""
+    result = turn.results[load]
     return {
         "output_tokens_per_second": result.output_tokens_per_second if result.succeeded else None,
         "requests_per_second": result.requests_per_second,
         **_percentiles("ttft", result.time_to_first_token),
         **_percentiles("itl", result.inter_token_latency),
         **_percentiles("e2el", result.end_to_end_latency),
+        **_percentiles("health", turn.health.get(load)),
         "goodput": result.goodput(objective),
-        "peak_rss_mb": peak_bytes / 1e6,
+        "peak_rss_mb": turn.peak_bytes / 1e6,
         "prompt_tokens": _each(result.prompt_tokens, result),
         "completion_tokens": _each(result.completion_tokens, result),
         "generator_cpu": result.cpu_s / result.duration_s if result.duration_s and result.cpu_s else None,
@@ -144,7 +152,7 @@ def _middle(values: Sequence[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _row(about: About, load: ServedLoad, name: str, turns: Sequence[Turn], figures: Figures, ours: Figures) -> Row:
+def _row(about: About, load: ServedLoad, name: str, turns: Sequence[Turn], figures: Figures, baseline: Figures) -> Row:
     results = [turn.results[load] for turn in turns if load in turn.results]
     failures = sum((Counter(result.failures) for result in results), Counter[str]())
     measured: dict[str, Any] = {figure: rounded(figures.get(figure)) for figure in MEASURED}
@@ -156,7 +164,7 @@ def _row(about: About, load: ServedLoad, name: str, turns: Sequence[Turn], figur
         answers=load.answers,
         contender=name,
         **measured,
-        **_ratios(load, figures, ours),
+        **_ratios(load, figures, baseline),
         failed=failures.total(),
         runs=len(results),
         failure="; ".join([*_failures(turns, failures), *_wrong_length(figures)]),
@@ -164,13 +172,13 @@ def _row(about: About, load: ServedLoad, name: str, turns: Sequence[Turn], figur
     )
 
 
-def _ratios(load: ServedLoad, figures: Figures, ours: Figures) -> dict[str, Any]:
-    """How many times better ours is; above 1 is in its favour. An open loop's throughput is its own rate."""
-    own_speed = None if load.clients is None else ours.get("output_tokens_per_second")
+def _ratios(load: ServedLoad, figures: Figures, baseline: Figures) -> dict[str, Any]:
+    """How many times better the baseline is; above 1 is in its favour. An open loop's throughput is its own rate."""
+    its_speed = None if load.clients is None else baseline.get("output_tokens_per_second")
     pairs = (
-        (own_speed, figures.get("output_tokens_per_second")),
-        (figures.get("ttft_p50"), ours.get("ttft_p50")),
-        (figures.get("e2el_p50"), ours.get("e2el_p50")),
+        (its_speed, figures.get("output_tokens_per_second")),
+        (figures.get("ttft_p50"), baseline.get("ttft_p50")),
+        (figures.get("e2el_p50"), baseline.get("e2el_p50")),
     )
     ratios = (rounded(value / divisor) if value and divisor else None for value, divisor in pairs)
     return dict(zip(RATIOS, ratios, strict=True))

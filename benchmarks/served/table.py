@@ -11,27 +11,29 @@ from rich.table import Table
 from benchmarks.engine import shown
 from benchmarks.served.rows import Row
 
+# None: how many times better the baseline is
 COLUMNS = (
     "load",
     "contender",
     "tokens/s",
-    "ours x",
+    None,
     "requests/s",
     "goodput",
     "first token [ms]",
-    "ours x",
+    None,
     "next tokens [ms]",
     "all of it [ms]",
-    "ours x",
+    None,
+    "health [ms]",
     "RSS [MB]",
     "failed",
 )
 TEXT_COLUMNS = 2
 PAIR_WIDTH = 16
 NOTES = """times are p50 / p99; all figures are medians of the turns; RSS is the peak of all processes of a server
-"ours x": so many times better ours is at the same load with answers of the same kind; below 1 it is worse
+"{baseline} x": so many times better {baseline} is at the same load with answers of the same kind; below 1 it is worse
 stock cannot stream, so the others gave whole answers too, to compare with it; only streams tell the first token
-engine: ours in process, without HTTP; its "ours x" of tokens/s is the share that HTTP and serving leave
+engine, genai: in process, without HTTP; health: GET /health of our servers, 20 times a second while the load ran
 goodput: requests a second within"""
 
 
@@ -52,6 +54,7 @@ def _table(rows: Sequence[Row]) -> Table:
         caption_justify="left",
     )
     for number, column in enumerate(COLUMNS):
+        column = column or f"{first.baseline} x"
         is_text, width = number < TEXT_COLUMNS, PAIR_WIDTH if column.endswith("[ms]") else None
         table.add_column(escape(column), justify="left" if is_text else "right", no_wrap=is_text, min_width=width)
     for _, group in groupby((row for row in rows if _has_figures(row)), _load):
@@ -74,14 +77,15 @@ def _cells(row: Row) -> tuple[str, ...]:
         _load(row),
         row.contender,
         shown(row.output_tokens_per_second),
-        shown(row.ours_tokens_x),
+        shown(row.baseline_tokens_x),
         shown(row.requests_per_second),
         shown(row.goodput),
         _pair(row.ttft_p50, row.ttft_p99),
-        shown(row.ours_ttft_x),
+        shown(row.baseline_ttft_x),
         _pair(row.itl_p50, row.itl_p99),
         _pair(row.e2el_p50, row.e2el_p99),
-        shown(row.ours_e2el_x),
+        shown(row.baseline_e2el_x),
+        _pair(row.health_p50, row.health_p99),
         shown(row.peak_rss_mb),
         str(row.failed or ""),
     )
@@ -93,7 +97,7 @@ def _pair(p50: float | None, p99: float | None) -> str:
 
 def _caption(rows: Sequence[Row]) -> Iterator[str]:
     first = rows[0]
-    yield f"{NOTES} {first.objective} (seconds)"
+    yield f"{NOTES.format(baseline=first.baseline)} {first.objective} (seconds)"
     failed = [row for row in rows if row.failure]
     yield from dict.fromkeys(
         f"{row.contender}, {_load(row) if _has_figures(row) else 'no figures'}: {row.failure[:100]}" for row in failed

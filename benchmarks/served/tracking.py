@@ -7,13 +7,13 @@ from pathlib import Path
 
 from benchmarks.served.loads import NEW_TOKENS
 from benchmarks.served.rows import MEASURED, RATIOS, Row
+from benchmarks.tracking import log_run
 
 METRICS = (*MEASURED, *RATIOS, "failed")
-BATCH = 1000  # metrics that MLflow takes at once
-PARAMS = ("model", "objective", "hardware", "versions", "date", "command")
+PARAMS = ("model", "baseline", "objective", "hardware", "versions", "date", "command")
 
 
-def log_run(rows: Sequence[Row], settings: Mapping[str, object], files: Iterable[Path]) -> str:
+def log_rows(rows: Sequence[Row], settings: Mapping[str, object], files: Iterable[Path]) -> str:
     """Log the rows of one model to the active tracking store and experiment.
 
     Args:
@@ -24,16 +24,8 @@ def log_run(rows: Sequence[Row], settings: Mapping[str, object], files: Iterable
     Returns:
         The id of the run.
     """
-    import mlflow
-
-    metrics = list(metrics_of(rows).items())
-    with mlflow.start_run(run_name=f"serve {rows[0].model}") as run:
-        mlflow.log_params({**{name: getattr(rows[0], name) for name in PARAMS}, **settings, "new_tokens": NEW_TOKENS})
-        for first in range(0, len(metrics), BATCH):
-            mlflow.log_metrics(dict(metrics[first : first + BATCH]))
-        for file in files:
-            mlflow.log_artifact(str(file))
-    return str(run.info.run_id)
+    params = {**{name: getattr(rows[0], name) for name in PARAMS}, **settings, "new_tokens": NEW_TOKENS}
+    return log_run(f"serve {rows[0].model}", params, metrics_of(rows), files)
 
 
 def metrics_of(rows: Sequence[Row]) -> dict[str, float]:

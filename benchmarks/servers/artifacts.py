@@ -17,10 +17,20 @@ from benchmarks.served.loads import Wording
 
 CHECKPOINT = "checkpoint"
 WORDING = "wording.json"
+EXPORTS = "exports"  # folder, beside the artifacts
+OPENVINO_METHODS = {f"ours-openvino-{name}": f"openvino-{name}" for name in ("int8", "int4", "fp16")}
+UNCACHED = "-uncached"  # ends the name of an artifact that shares no prefixes
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
+
+
+def export_cache(artifacts: Path) -> dict[str, str]:
+    """The environment in which exports of these artifacts are looked for and kept."""
+    from mlflow_llm_plugins.quantized_llm.export_cache import FOLDER_VARIABLE
+
+    return {FOLDER_VARIABLE: str(artifacts / EXPORTS)}
 
 
 def save_chat_checkpoint(shape: Shape, folder: Path) -> None:
@@ -44,9 +54,15 @@ def chat_tokenizer(vocabulary: int) -> Any:
 def wording_of(tokenizer: Any) -> Wording:
     pieces = sorted(piece for piece in tokenizer.get_vocab() if piece.startswith("Ġ") and piece[1:].isalpha())
     words = tuple(piece[1:] for piece in pieces if piece[1:].isascii())
-    chat = [{"role": "user", "content": words[0]}]
+    question = {"role": "user", "content": words[0]}
+    alone = _length(tokenizer, [question])
+    behind = _length(tokenizer, [{"role": "system", "content": words[0]}, question])
+    return Wording(words, template_tokens=alone - 1, system_tokens=behind - alone - 1)
+
+
+def _length(tokenizer: Any, chat: list[dict[str, str]]) -> int:
     rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    return Wording(words, len(tokenizer(rendered)["input_ids"]) - 1)
+    return len(tokenizer(rendered)["input_ids"])
 
 
 def _silence_all_but(model: Any, ids: set[int]) -> None:
@@ -73,20 +89,50 @@ def save_stock(shape: Shape, folder: Path) -> None:
     )
 
 
-def save_ours(shape: Shape, folder: Path, name: str, quantization: str | None) -> None:
+def save_ours(shape: Shape, folder: Path, name: str, quantization: str | None, **engine_config: Any) -> None:
     from mlflow_llm_plugins import quantized_llm
 
     quantized_llm.save_model(
-        str(folder / CHECKPOINT), folder / name, quantization=quantization, task="llm/v1/chat", bundle_plugin=False
+        str(folder / CHECKPOINT),
+        folder / name,
+        quantization=quantization,
+        task="llm/v1/chat",
+        bundle_plugin=False,
+        engine_config=engine_config or None,
     )
+
+
+def save_ours_openvino(shape: Shape, folder: Path, name: str, **engine_config: Any) -> None:
+    """Ordinary weights for the engine `openvino`; exported here, so that no measured process does that."""
+    from mlflow_llm_plugins import quantized_llm
+
+    save_ours(shape, folder, name, None, engine="openvino", **engine_config)
+    quantized_llm.load_model(str(folder / name), return_type="model")
+
+
+def save_gguf(shape: Shape, folder: Path) -> None:
+    from benchmarks.servers.gguf_file import write_gguf
+
+    write_gguf(folder / CHECKPOINT, folder / "gguf")
 
 
 ARTIFACTS: dict[str, Callable[[Shape, Path], None]] = {
     CHECKPOINT: lambda shape, folder: save_chat_checkpoint(shape, folder / CHECKPOINT),
     "stock": save_stock,
+    "gguf": save_gguf,
     "ours": partial(save_ours, name="ours", quantization=None),
     "ours-nf4": partial(save_ours, name="ours-nf4", quantization="nf4"),
     "ours-int8": partial(save_ours, name="ours-int8", quantization="int8"),
+    "ours-openvino": partial(save_ours_openvino, name="ours-openvino"),
+    **{name: partial(save_ours, name=name, quantization=method) for name, method in OPENVINO_METHODS.items()},
+    **{
+        f"{name}{UNCACHED}": partial(save, name=f"{name}{UNCACHED}", prefix_caching=False, **how)
+        for name, save, how in (
+            ("ours", save_ours, {"quantization": None}),
+            ("ours-openvino", save_ours_openvino, {}),
+            ("ours-openvino-int8", save_ours, {"quantization": "openvino-int8"}),
+        )
+    },
 }
 
 

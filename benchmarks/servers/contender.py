@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.served.loads import Answers, ServedLoad, Wording
-from benchmarks.servers.artifacts import CHECKPOINT, WORDING
-from mlflow_llm_plugins.loadtest import LoadResult
+from benchmarks.served.loads import Answers, Chat, ServedLoad, Wording
+from benchmarks.servers.artifacts import CHECKPOINT, WORDING, export_cache
+from mlflow_llm_plugins.loadtest import Distribution, LoadResult
 
 WARM_UP_REQUESTS = 4
 
@@ -26,7 +26,12 @@ class Task:
     def wording(self) -> Wording:
         return Wording.read(self.artifacts / CHECKPOINT / WORDING)
 
-    def warm_up(self) -> Iterator[str]:
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of whatever opens an artifact: exports are kept with the artifacts, and not with the user's."""
+        return export_cache(self.artifacts)
+
+    def warm_up(self) -> Iterator[Chat]:
         """Prompts of each length, to be answered before anything is measured."""
         for length in dict.fromkeys(load.prompts for load in self.loads):
             yield from self.wording.warm_up(length, WARM_UP_REQUESTS)
@@ -38,6 +43,7 @@ class Turn:
 
     task: Task
     results: dict[ServedLoad, LoadResult] = field(default_factory=dict)
+    health: dict[ServedLoad, Distribution | None] = field(default_factory=dict)  # seconds until GET /health answers
     peak_bytes: int = 0  # resident, of all processes that it started together
     failure: str = ""
 

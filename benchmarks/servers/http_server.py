@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.served.loads import NEW_TOKENS, Answers, ServedLoad
 from benchmarks.servers.contender import Task, Turn
+from benchmarks.servers.health import probed
 from benchmarks.servers.process import Child, free_port, running, server_environment, wait_until_ready
-from mlflow_llm_plugins.loadtest import Load, Target, run_load
+from mlflow_llm_plugins.loadtest import Distribution, Load, Target, run_load
 
 PATIENCE_S = 600.0  # of a request
 WARM_UP_CLIENTS = 2
@@ -37,20 +39,25 @@ class HttpServer:
     command: Callable[[Address], list[str]]
     path: str = "/v1/chat/completions"
     ready: str = "/ping"  # answers 200 when the server can be asked
+    health: str = ""  # asked while loads run; empty: it is not
     answers: tuple[Answers, ...] = ("streams", "whole")
     knows_ignore_eos: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
-    program: Path | None = None  # of an environment of its own; it has a command `version`
+    program: Path | None = None  # of an environment of its own
+    asks_version: str = "version"  # argument of the program
+    reason: str = ""  # why it cannot run here, where that is known
 
     def missing(self) -> str:
         """Looks for the program."""
-        return "" if self.program is None or shutil.which(self.program) else "not installed"
+        if self.program is not None and not shutil.which(self.program):
+            return "not installed"
+        return self.reason
 
     def versions(self) -> str:
         """Asks the program, which takes seconds."""
         if self.program is None or self.missing():
             return ""
-        asked, environment = [str(self.program), "version"], server_environment()
+        asked, environment = [str(self.program), self.asks_version], server_environment()
         try:
             done = subprocess.run(
                 asked, env=environment, capture_output=True, text=True, timeout=VERSION_S, check=True
@@ -65,7 +72,7 @@ class HttpServer:
         address = self._address(task)
         url = f"http://127.0.0.1:{address.port}"
         log = task.logs / f"{self.artifact}.log"
-        with running(self.command(address), log, self.environment) as child:
+        with running(self.command(address), log, {**task.environment, **self.environment}) as child:
             try:
                 wait_until_ready(child, url + self.ready)
                 self._warm_up(url, task)
@@ -76,14 +83,16 @@ class HttpServer:
 
     def _measure(self, child: Child, url: str, load: ServedLoad, turn: Turn) -> None:
         target = self._target(url, load.answers)
-        result = run_load(target, load.as_load(self.knows_ignore_eos), turn.task.wording.prompts(load))
+        with probed(url + self.health) if self.health else nullcontext([]) as latencies:
+            result = run_load(target, load.as_load(self.knows_ignore_eos), _bodies(turn.task.wording.prompts(load)))
         turn.results[load] = result
+        turn.health[load] = Distribution.of(latencies)
         if result.failures:
             child.show_last_lines(f"answered {load.rhythm} with {result.failures}")
         child.check_alive()
 
     def _warm_up(self, url: str, task: Task) -> None:
-        prompts: list[Any] = list(task.warm_up())
+        prompts = _bodies(list(task.warm_up()))
         load = Load(clients=WARM_UP_CLIENTS, requests=len(prompts), max_tokens=NEW_TOKENS)
         run_load(self._target(url, self.answers[0]), load, prompts)
 
@@ -95,8 +104,17 @@ class HttpServer:
             artifact=task.artifacts / self.artifact,
             port=free_port(),
             rows=most_clients(task.loads),
-            longest=max(task.wording.prompt_tokens(load.prompts) for load in task.loads) + NEW_TOKENS,
+            longest=longest(task),
         )
+
+
+def _bodies(chats: Sequence[Any]) -> list[Any]:
+    return [{"messages": chat} for chat in chats]
+
+
+def longest(task: Task) -> int:
+    """Tokens of prompt and answer together."""
+    return max(task.wording.prompt_tokens(load.prompts) for load in task.loads) + NEW_TOKENS
 
 
 def most_clients(loads: Sequence[ServedLoad]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 from benchmarks.servers.http_server import PATIENCE_S, Address, HttpServer
 from mlflow_llm_plugins.mlflow_hooks import SWITCH
@@ -15,7 +16,15 @@ def stock() -> HttpServer:
 
 def ours(artifact: str) -> HttpServer:
     """With the settings that a user gets who sets none."""
-    return HttpServer(artifact, serve, knows_ignore_eos=True, environment={SWITCH: "1"})
+    needs = "openvino_genai" if "openvino" in artifact else "torch"
+    return HttpServer(
+        artifact,
+        serve,
+        health="/health",
+        knows_ignore_eos=True,
+        environment={SWITCH: "1"},
+        reason="" if find_spec(needs) else f"{needs} is not installed",
+    )
 
 
 def serve(address: Address) -> list[str]:

@@ -155,8 +155,13 @@ def sampled(child: Child) -> Iterator[None]:
         thread.join()
 
 
-def wait_until_ready(child: Child, url: str) -> None:
+def wait_until_ready(child: Child, url: str, every_s: float = LOOK_EVERY_S) -> None:
     """Until a GET is answered with 200.
+
+    Args:
+        child: Ends the waiting where it has ended.
+        url: Asked.
+        every_s: Seconds between two looks.
 
     Raises:
         ServerError: The process ended, or `START_S` seconds passed.
@@ -167,7 +172,7 @@ def wait_until_ready(child: Child, url: str) -> None:
         with suppress(httpx.TransportError):
             if httpx.get(url, timeout=10, trust_env=False).status_code == httpx.codes.OK:
                 return
-        time.sleep(LOOK_EVERY_S)  # nothing tells a client when a port opens
+        time.sleep(every_s)  # nothing tells a client when a port opens
     raise ServerError(f"no answer to {url} within {START_S:.0f} s")
 
 

@@ -20,7 +20,7 @@ from benchmarks.evaluated.plots import plot
 from benchmarks.evaluated.rows import SHARE, SPEED, About, of_cpu, part_rows, rows_of
 from benchmarks.evaluated.stopwatch import Parts, Stopwatch
 from benchmarks.evaluated.table import table_of
-from benchmarks.evaluated.tracking import log_run, name_of
+from benchmarks.evaluated.tracking import log_rows, name_of
 from benchmarks.evaluated.turns import Turns, perform
 from mlflow_llm_plugins.metrics.judge.backends.local.reader import Reader
 
@@ -221,7 +221,7 @@ def test_run_has_every_figure_under_a_name_that_mlflow_allows(tracking, tmp_path
     file.write_text("x")
     results = {(LOAD, "ours"): took(1.0), (LOAD, "stock"): took(2.0)}
     rows = list(rows_of(ABOUT, results))
-    run = mlflow.get_run(log_run(rows, {"runs": 1}, [file]))
+    run = mlflow.get_run(log_rows(rows, {"runs": 1}, [file]))
     assert run.data.metrics[name_of(found_in(rows, "ours", SPEED[WALL]))] == 2.0
     assert run.data.metrics["evaluator/with latency/stock/wall s"] == 2.0
     assert len(run.data.metrics) == len(rows)
