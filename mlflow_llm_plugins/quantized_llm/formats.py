@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from mlflow_llm_plugins.generation.engines import ModelFormat
+from mlflow_llm_plugins.generation.openvino.telemetry import telemetry_refused
 from mlflow_llm_plugins.quantized_llm.artifact import Artifact
 from mlflow_llm_plugins.quantized_llm.components import Components
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
@@ -35,13 +36,15 @@ def _torch_pipeline(components: Components) -> Any:
 
 
 def _genai_pipeline(components: Components) -> Any:
-    from openvino_genai import LLMPipeline
+    with telemetry_refused():
+        from openvino_genai import LLMPipeline
 
     return LLMPipeline(str(components.model), "CPU")
 
 
 def _openvino_model(components: Components) -> Any:
-    from openvino import Core
+    with telemetry_refused():
+        from openvino import Core
 
     return Core().read_model(components.model / "openvino_model.xml")
 

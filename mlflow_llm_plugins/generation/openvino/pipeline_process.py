@@ -23,6 +23,7 @@ from mlflow_llm_plugins.generation.openvino.messages import (
     Tokens,
 )
 from mlflow_llm_plugins.generation.openvino.prover.text_tokenizer import tokenizer_for_grammars
+from mlflow_llm_plugins.generation.openvino.telemetry import telemetry_refused
 
 if TYPE_CHECKING:
     from openvino_genai import ContinuousBatchingPipeline
@@ -44,7 +45,8 @@ def serve(connection: Connection[Any, Any], arguments: PipelineArguments) -> Non
 
 
 def _build(arguments: PipelineArguments) -> ContinuousBatchingPipeline:
-    import openvino_genai
+    with telemetry_refused():
+        import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.num_kv_blocks = arguments.num_blocks

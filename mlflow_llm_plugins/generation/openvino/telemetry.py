@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_INSTANCE = "_SingletonMetaClass__single_instance"  # of the class: the object that reports for the process
 _lock = threading.Lock()
 _inside = 0  # threads in the block below
 _undo: list[tuple[Any, str, Any]] = []  # object, attribute, value before
@@ -54,9 +55,6 @@ def _refuse() -> None:
         reporter = getattr(reporter, "_impl", reporter)  # nncf's wraps the object that it was made with
         if hasattr(reporter, "consent"):
             _set(reporter, "consent", False)
-
-
-_INSTANCE = "_SingletonMetaClass__single_instance"
 
 
 def _set(owner: Any, attribute: str, value: Any) -> None:
