@@ -25,6 +25,7 @@ from mlflow_llm_plugins.quantized_llm.openvino_export.likelihoods import (
 )
 
 _EXACT_TOLERANCE = 1e-3  # largest difference, natural logarithms; right exports were within 1e-4, wrong ones 0.05 off
+_PAGED_TOLERANCE = 1e-2  # the library adds up a softmax in float32: 0.004 off for 150,000 nearly equal logits
 _ROUNDED_TOLERANCE = 0.25  # mean difference with bfloat16 arithmetic; wrong exports are off by 0.5 to 1.4
 _ROWS = 2
 _SHORTEST, _LONGEST = 48, 2112  # tokens of a row
@@ -79,7 +80,8 @@ class Question:
         Raises:
             UnsupportedFeatureError: It is more than rounding.
         """
-        return self._checked(self._differences(self._ask(converted).logprobs, self.expected.logprobs), "model")
+        differences = self._differences(self._ask(converted).logprobs, self.expected.logprobs)
+        return self._checked(differences, "model", _EXACT_TOLERANCE)
 
     def prove(self, folder: Path, uncompressed_difference: float | None) -> Probe:
         """Compare the files as written.
@@ -94,7 +96,7 @@ class Question:
         found = self._ask(folder / "openvino_model.xml")
         differences = self._differences(found.logprobs, self.expected.logprobs)
         if uncompressed_difference is None:
-            uncompressed_difference = self._checked(differences, "model")
+            uncompressed_difference = self._checked(differences, "model", _EXACT_TOLERANCE)
         return Probe(
             tokens=self.text.shape[1],
             sliding_window=self.sliding_window,
@@ -115,7 +117,7 @@ class Question:
         ids, logprobs = answer
         whole = np.concatenate([prompt, ids[None]], axis=1)
         expected = self._ask(folder / "openvino_model.xml", whole).logprobs[0, -len(ids) :]
-        return self._checked(self._differences(logprobs, expected), "model's paged form")
+        return self._checked(self._differences(logprobs, expected), "model's paged form", _PAGED_TOLERANCE)
 
     def _ask(self, model: Any, text: Ids | None = None) -> Likelihoods:
         return by_openvino(model, self.text if text is None else text, FLOAT32 if self.is_exact else UNROUNDED)
@@ -126,9 +128,9 @@ class Question:
             raise UnsupportedFeatureError("its log-probabilities are no finite numbers")
         return differences
 
-    def _checked(self, differences: Floats, what: str) -> float:
+    def _checked(self, differences: Floats, what: str, exact_tolerance: float) -> float:
         figure = float(differences.max() if self.is_exact else differences.mean())
-        tolerance = _EXACT_TOLERANCE if self.is_exact else _ROUNDED_TOLERANCE
+        tolerance = exact_tolerance if self.is_exact else _ROUNDED_TOLERANCE
         if figure > tolerance:
             raise UnsupportedFeatureError(
                 f"the exported {what} answers otherwise than torch: log-probabilities differ by {figure:.3g}, and at "
