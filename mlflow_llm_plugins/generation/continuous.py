@@ -21,6 +21,7 @@ from transformers.generation.logits_process import LogitsProcessorList
 from mlflow_llm_plugins.errors import EngineUnavailableError, GenerationError
 from mlflow_llm_plugins.generation.cache_plan import CachePlan
 from mlflow_llm_plugins.generation.cpu.attention import use_per_request_attention
+from mlflow_llm_plugins.generation.failures import described, explained
 from mlflow_llm_plugins.generation.sampling.plan import SamplingPlan, pick
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.generation.shared_prefills import SharedPrefills
@@ -43,6 +44,7 @@ class ContinuousRunner:
     """Runs all open requests as one continuously re-formed batch."""
 
     name = "transformers"
+    what = "generation thread"
 
     def __init__(self, model: Any, settings: EngineSettings, cache: CachePlan, *, per_request_attention: bool) -> None:
         """Allocate the cache and start the generation thread.
@@ -99,11 +101,14 @@ class ContinuousRunner:
     def death(self) -> str:
         """The error that ended the generation thread."""
         error = self._manager.background_thread_status.fatal_error
-        return f"{type(error).__name__}: {error}" if error else ""
+        return described(error) if error else ""
 
     def restart(self) -> None:
         """Start the generation thread again, with an empty cache; what waits in the library's queue is served."""
         self._start_thread()
+
+    def begin_close(self) -> None:
+        """Nothing to do: a thread starts at once."""
 
     def close(self) -> None:
         """Stop the generation thread after its current step and free the cache."""
@@ -196,7 +201,8 @@ class _Router(OutputRouter):
                 self._forget_pages(output.request_id)
             _push_new_tokens(request, output.generated_tokens)
             if finished and not stream.ended:  # the library fails a request only when its loop ends
-                stream.fail(EngineUnavailableError(f"The generation thread died: {output.error}. Try again."))
+                reason = explained(str(output.error))
+                stream.fail(EngineUnavailableError(f"The generation thread died: {reason}. Try again."))
                 self._disturbed.set()
             self._prefills.settle(stream)
         except Exception as error:  # a raising sink would end the loop for everybody

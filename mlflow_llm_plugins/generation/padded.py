@@ -18,6 +18,7 @@ from transformers.generation.stopping_criteria import StoppingCriteria, Stopping
 
 from mlflow_llm_plugins.errors import GenerationError
 from mlflow_llm_plugins.generation.architecture import input_device
+from mlflow_llm_plugins.generation.failures import explained
 from mlflow_llm_plugins.generation.sampling.plan import SamplingPlan, pick
 from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.generation.stream import TokenStream
@@ -32,6 +33,7 @@ class PaddedRunner:
     """Groups of left-padded prompts on one thread."""
 
     name = "generate"
+    what = "generation thread"
     cache_tokens: int | None = None
 
     def __init__(self, model: Any, settings: EngineSettings, max_context_length: int) -> None:
@@ -72,6 +74,9 @@ class PaddedRunner:
     def restart(self) -> None:
         """Start a thread in place of the one that died."""
         self._start_thread()
+
+    def begin_close(self) -> None:
+        """Nothing to do: a thread starts at once."""
 
     def close(self) -> None:
         """End the running group at its next step, and the thread."""
@@ -134,7 +139,7 @@ class _Loop:
         except Exception as error:
             _logger.exception("Generating a group of %d requests failed.", len(group))
             for stream in group:
-                stream.fail(GenerationError(f"Generation failed: {error}"))
+                stream.fail(GenerationError(f"Generation failed: {explained(str(error))}"))
 
     def _next_group(self) -> list[TokenStream]:
         """Wait for a request, then take what else is there, up to the batch size; ended ones are dropped."""
