@@ -10,6 +10,9 @@ from mlflow_llm_plugins.generation.engine import Text
 from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow, common_prefix
 
 
+_NO_CHOICES = "choose() needs at least one choice, got none."
+
+
 def refuse_slow_tokenizer(tokenizer: Any) -> None:
     """Raise unless the tokenizer is a fast one, which alone can give text token by token.
 
@@ -46,6 +49,8 @@ class Encoder:
 
     def _split(self, prompt: Text, choices: Sequence[Text]) -> ChoiceRow:
         """Where prompt and choices tokenise together, the stem ends before the first token that differs."""
+        if not choices:
+            raise InvalidInputError(_NO_CHOICES)
         whole = [self._joined(prompt, choice) for choice in choices]
         stem = common_prefix([self.encode(prompt), *whole])
         shortest = min(len(ids) for ids in whole)
@@ -75,7 +80,7 @@ def _start_tokens(tokenizer: Any) -> list[int]:
 def _for_each(prompts: Sequence[Text], choices: Sequence[Text] | Sequence[Sequence[Text]]) -> Sequence[Sequence[Text]]:
     """One sequence of choices a prompt, whether they were given once or for each."""
     if not choices:
-        raise InvalidInputError("choose() needs at least one choice, got none.")
+        raise InvalidInputError(_NO_CHOICES)
     shared = all(isinstance(choice, str) or _are_ids(choice) for choice in choices)
     if shared:
         return [choices] * len(prompts)  # type: ignore[list-item]
