@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -45,11 +45,11 @@ class AdmittedRequest:
 class Admission:
     """The limits of one engine, and the check of a request against them."""
 
-    vocab_size: int  # rows of the embedding; a token id must be below it
+    vocab_size: int  # a token id must be below it: it has an embedding and a logit
     max_context_length: int  # tokens of prompt and answer together
     cache_tokens: int | None  # tokens of the whole KV cache; None where nothing is allocated ahead
     max_new_tokens: int  # of a request that names no limit
-    eos_token_ids: frozenset[int]
+    eos_token_ids: frozenset[int]  # the model's own; those outside the vocabulary can never come, and are left out
     timeout_s: float
     constraints: ConstraintReader
     features: FeatureCheck
@@ -63,7 +63,7 @@ class Admission:
         """Check a request and fill in the defaults.
 
         Raises:
-            InvalidInputError: An empty prompt or a token id outside the vocabulary.
+            InvalidInputError: An empty prompt, or a token id outside the vocabulary.
             PromptTooLongError: Prompt and answer can never fit.
             UnsupportedFeatureError: The engine cannot do it, or the constraint has something that cannot be honoured.
         """
@@ -71,8 +71,7 @@ class Admission:
         prompt_ids = self.check_ids(request.prompt_ids)
         max_new_tokens = self._room(len(prompt_ids), request.max_new_tokens, request.new_tokens_limit)
         self._check_options(request, max_new_tokens)
-        eos = self.eos_token_ids if request.eos_token_ids is None else frozenset(request.eos_token_ids)
-        eos |= frozenset(request.stop_token_ids)
+        eos = self._ends(request)
         return AdmittedRequest(
             options=request,
             prompt_ids=prompt_ids,
@@ -88,12 +87,28 @@ class Admission:
                 f"min_new_tokens={request.min_new_tokens} is more than the {max_new_tokens} tokens that the answer "
                 "may have. Lower it, or raise max_new_tokens."
             )
-        wrong = [token_id for token_id in request.logit_bias if not 0 <= token_id < self.vocab_size]
-        if wrong:
-            raise InvalidInputError(
-                f"logit_bias names token id {wrong[0]}, which is outside the model's vocabulary of {self.vocab_size}: "
-                f"ids go from 0 to {self.vocab_size - 1}."
-            )
+        self._refuse_outsiders("logit_bias", request.logit_bias)
+        self._refuse_outsiders("eos_token_ids", request.eos_token_ids or ())
+        self._refuse_outsiders("stop_token_ids", request.stop_token_ids)
+
+    def _refuse_outsiders(self, name: str, token_ids: Iterable[int]) -> None:
+        for token_id in token_ids:
+            if not self._is_token(token_id):
+                raise InvalidInputError(
+                    f"{name} names token id {token_id}, which is outside the model's vocabulary of {self.vocab_size}: "
+                    f"ids go from 0 to {self.vocab_size - 1}."
+                )
+
+    def _is_token(self, token_id: int) -> bool:
+        return 0 <= token_id < self.vocab_size
+
+    def _ends(self, request: GenerationRequest) -> frozenset[int]:
+        """As ints: what runs the model may know no others."""
+        if request.eos_token_ids is None:
+            named = [token_id for token_id in self.eos_token_ids if self._is_token(token_id)]
+        else:
+            named = list(request.eos_token_ids)
+        return frozenset(int(token_id) for token_id in (*named, *request.stop_token_ids))
 
     def check_ids(self, ids: Sequence[int]) -> list[int]:
         """The token ids as a list of ints, none outside the vocabulary, at least one."""
@@ -104,7 +119,7 @@ class Admission:
         if not checked:
             raise InvalidInputError("The prompt is empty: it needs at least one token.")
         for token_id in (min(checked), max(checked)):
-            if not 0 <= token_id < self.vocab_size:
+            if not self._is_token(token_id):
                 raise InvalidInputError(
                     f"Token id {token_id} is outside the model's vocabulary of {self.vocab_size}: "
                     f"ids go from 0 to {self.vocab_size - 1}."

@@ -91,6 +91,11 @@ class ContinuousRunner:
             self._manager.cancel_request(request_id)
         self._prefills.settle(stream)
 
+    @property
+    def owes_a_step(self) -> bool:
+        """Not known: no open request, no step."""
+        return False
+
     def abandon_step(self) -> None:
         """Nothing can be done: no thread can be ended from outside."""
 

@@ -9,7 +9,6 @@ from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.generation.engine import Text
 from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow, common_prefix
 
-
 _NO_CHOICES = "choose() needs at least one choice, got none."
 
 

@@ -92,7 +92,7 @@ ENGINES: Mapping[str, EngineRow] = MappingProxyType(
         "openvino": EngineRow(
             "mlflow_llm_plugins.generation.openvino.engine:open_openvino",
             model_format="openvino",
-            packages=("openvino_genai", "tokenizers"),
+            packages=("openvino", "openvino_genai", "openvino_tokenizers", "tokenizers", "jinja2"),
             extra="openvino",
             limits=OPENVINO_LIMITS,
             unused_settings=_TORCH_SETTINGS,

@@ -49,6 +49,10 @@ FEATURES: Mapping[str, Feature] = MappingProxyType(
             "logits processors of one's own", lambda request: bool(request.logits_processors)
         ),
         "min_new_tokens": Feature("min_new_tokens", lambda request: request.min_new_tokens > 0),
+        "constrained_min_new_tokens": Feature(
+            "min_new_tokens with a constraint",
+            lambda request: request.min_new_tokens > 0 and request.constraint is not None,
+        ),
         "stop": Feature("stop strings", lambda request: bool(request.stop)),
         "logprobs": Feature(
             "log-probabilities of the answer's tokens", lambda request: request.top_logprobs is not None

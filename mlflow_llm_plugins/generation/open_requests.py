@@ -24,12 +24,17 @@ class OpenRequests:
             QueueFullError: As many as allowed are open.
         """
         with self._changed:
-            if len(self._streams) >= self._max_queue_size:
-                raise QueueFullError(
-                    f"{len(self._streams)} requests are open, as many as max_queue_size={self._max_queue_size} "
-                    "allows. Try again later."
-                )
+            self.refuse_if_full()
             self._streams.add(stream)
+
+    def refuse_if_full(self) -> None:
+        """Raise what `add` would raise now."""
+        open_now = len(self)
+        if open_now >= self._max_queue_size:
+            raise QueueFullError(
+                f"{open_now} requests are open, as many as max_queue_size={self._max_queue_size} allows. "
+                "Try again later."
+            )
 
     def discard(self, stream: TokenStream) -> None:
         """Count a stream out; harmless when it is out already."""

@@ -60,6 +60,11 @@ class PaddedRunner:
     def release(self, stream: TokenStream) -> None:
         """Nothing to do: an ended stream leaves its group at the next step."""
 
+    @property
+    def owes_a_step(self) -> bool:
+        """Not known: no open request, no step."""
+        return False
+
     def abandon_step(self) -> None:
         """Nothing can be done: no thread can be ended from outside."""
 

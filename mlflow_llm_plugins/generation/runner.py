@@ -12,6 +12,7 @@ class Runner(Protocol):
     """Generates for open streams on a thread of its own."""
 
     name: str  # the key of ENGINES
+    what: str  # is started, may die and is started again, for messages: "generation thread"
     cache_tokens: int | None  # tokens of the KV cache; None where nothing is allocated ahead
     disturbed: threading.Event  # set by the runner when its thread may have died, for a watchdog to look
 
@@ -25,6 +26,10 @@ class Runner(Protocol):
     def steps(self) -> int:
         """How many steps the thread has begun; stands still while a step does not return, and when it is idle."""
 
+    @property
+    def owes_a_step(self) -> bool:
+        """Whether a step has yet to return though no stream may be open any more, as far as the runner knows that."""
+
     def abandon_step(self) -> None:
         """A step has not returned in time: end it where that can be done, with the thread if need be. Never blocks."""
 
@@ -36,6 +41,9 @@ class Runner(Protocol):
 
     def restart(self) -> None:
         """Start a thread in place of the one that died; streams that were open have been failed before."""
+
+    def begin_close(self) -> None:
+        """The engine is being closed: start nothing more, and end a start that has not returned. Never blocks."""
 
     def close(self) -> None:
         """End the thread and free what the runner holds; open streams have been failed before."""

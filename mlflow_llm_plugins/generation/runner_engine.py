@@ -75,6 +75,8 @@ class RunnerEngine:
 
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queue a request; see `GenerationEngine.submit`."""
+        self._refuse_if_unavailable()  # before the request is read: reading a constraint may take long
+        self._open.refuse_if_full()
         stream = TokenStream(self._admission.admit(request), self._tokenizer, on_end=self._forget)
         self._refuse_if_unavailable()
         self._open.add(stream)

@@ -22,7 +22,7 @@ from mlflow_llm_plugins.errors import (
     RequestCancelledError,
     RequestTimeoutError,
 )
-from mlflow_llm_plugins.generation import EngineSettings, GenerationRequest, open_engine
+from mlflow_llm_plugins.generation import Constraint, EngineSettings, GenerationRequest, open_engine
 from mlflow_llm_plugins.generation.engines import engine_row
 from tests.generation.conftest import SMALL, plain_greedy, plain_logprobs, random_prompts
 from tests.models import MAX_LENGTH, byte_tokenizer, random_model
@@ -30,6 +30,7 @@ from tests.models import MAX_LENGTH, byte_tokenizer, random_model
 ENGINES = ["transformers", "generate", "openvino"]
 PAGED = ["transformers", "openvino"]
 PROMPT = random_prompts(9)[0]
+UNREADABLE = Constraint("regex", "(unclosed")
 
 
 @pytest.fixture(params=ENGINES)
@@ -64,6 +65,22 @@ def test_a_prompt_that_would_harm_the_batch_is_refused_and_the_engine_lives(engi
         engine.submit(GenerationRequest(prompt))
     assert str(error.value) == message
     assert generate(engine).completion_tokens == 8
+
+
+@pytest.mark.parametrize("token_id", [-1, 320, 321, 10**9, 2**70])
+@pytest.mark.parametrize("field", ["eos_token_ids", "stop_token_ids"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"min_new_tokens": 2}, {"constraint": Constraint("regex", "[a-z]{3}")}],
+    ids=["free", "of some length", "constrained"],
+)
+def test_an_end_token_outside_the_vocabulary_is_refused_and_the_engine_lives(engine, field, token_id, options):
+    with pytest.raises(InvalidInputError) as error:
+        engine.submit(GenerationRequest(PROMPT, max_new_tokens=4, **{field: (9, token_id)}, **options))
+    assert str(error.value) == (
+        f"{field} names token id {token_id}, which is outside the model's vocabulary of 320: ids go from 0 to 319."
+    )
+    assert generate(engine, eos_token_ids=(319,), min_new_tokens=3).completion_tokens >= 3
 
 
 def test_more_new_tokens_than_the_context_leaves_are_refused_with_the_numbers(engine):
@@ -284,6 +301,8 @@ def test_a_full_queue_refuses_the_next_request_and_takes_one_again_later(open_mo
     with pytest.raises(QueueFullError) as error:
         engine.submit(GenerationRequest(PROMPT))
     assert str(error.value) == ("2 requests are open, as many as max_queue_size=2 allows. Try again later.")
+    with pytest.raises(QueueFullError):  # no time is spent on reading what cannot be taken
+        engine.submit(GenerationRequest(PROMPT, constraint=UNREADABLE))
     for stream in streams:
         stream.cancel()
     assert generate(engine).completion_tokens == 8
@@ -377,6 +396,8 @@ def test_close_fails_what_is_open_and_what_comes_later(loadable, engine_name):
     engine.close()
     with pytest.raises(EngineUnavailableError, match=r"The engine was closed\."):
         stream.result()
+    with pytest.raises(EngineUnavailableError, match=r"The engine is closed\."):
+        engine.submit(GenerationRequest(PROMPT, constraint=UNREADABLE))
     with pytest.raises(EngineUnavailableError, match=r"The engine is closed\."):
         engine.submit(GenerationRequest(PROMPT))
     assert started

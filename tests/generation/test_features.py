@@ -31,6 +31,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "logit_bias": {"logit_bias": {9: 1.0}},
     "logits_processors": {"logits_processors": (lambda input_ids, scores: scores,)},
     "min_new_tokens": {"min_new_tokens": 2},
+    "constrained_min_new_tokens": {"min_new_tokens": 2, "constraint": Constraint("regex", "[a-z]{3}")},
     "stop": {"stop": ("e",)},
     "logprobs": {"top_logprobs": 0},
     "top_logprobs": {"top_logprobs": 3},
@@ -84,3 +85,18 @@ def test_what_is_done_in_another_way_is_told_once_an_engine(caplog):
             check.check(GenerationRequest(PROMPT, temperature=1.0, top_p=0.9))
             check.check(GenerationRequest(PROMPT, temperature=1.0, top_p=0.9, top_k=50))
     assert caplog.messages == ["The engine 'swift': top_p without top_k. Of the 1000 best tokens."]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"min_new_tokens": 2}, False),
+        ({"constraint": Constraint("regex", "a")}, False),
+        ({"min_new_tokens": 2, "constraint": Constraint("regex", "a")}, True),
+    ],
+    ids=["a least length", "a constraint", "both"],
+)
+def test_only_a_least_length_beside_a_constraint_is_told_to_come_after_it(caplog, options, told):
+    with caplog.at_level(logging.WARNING):
+        FeatureCheck("openvino", ENGINES["openvino"].limits).check(GenerationRequest(PROMPT, **options))
+    assert ("min_new_tokens with a constraint" in caplog.text) == told

@@ -71,7 +71,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
         (
             "openvino",
             signal.SIGKILL,
-            r"The generation thread died: its process was ended by signal 9 \(SIGKILL\)\. It is being started again",
+            r"The generation process died: it was ended by signal 9 \(SIGKILL\)\. It is being started again",
         ),
     ],
     ids=["an error", "a silent end", "a killed process"],
@@ -97,8 +97,8 @@ def test_when_the_generation_thread_dies_all_waiting_requests_fail_and_it_is_sta
 @pytest.mark.parametrize(
     ("engine_name", "error", "death"),
     [
-        ("transformers", RuntimeError("boom"), "RuntimeError: boom"),
-        ("openvino", signal.SIGABRT, "its process was ended by signal 6 (SIGABRT)"),
+        ("transformers", RuntimeError("boom"), "thread died: RuntimeError: boom"),
+        ("openvino", signal.SIGABRT, "process died: it was ended by signal 6 (SIGABRT)"),
     ],
     ids=["transformers", "openvino"],
 )
@@ -113,9 +113,7 @@ def test_a_thread_that_dies_too_often_stays_dead_and_says_so(breakable, engine_n
         assert wait_until(lambda n=deaths: engine.stats().state == ("running" if n == 1 else "dead"))
     with pytest.raises(EngineUnavailableError) as refused:
         answer(engine)
-    assert str(refused.value) == (
-        f"The generation thread died: {death}. It died 2 times within an hour and stays dead now."
-    )
+    assert str(refused.value) == f"The generation {death}. It died 2 times within an hour and stays dead now."
     assert engine.stats().failure == str(refused.value)
 
 

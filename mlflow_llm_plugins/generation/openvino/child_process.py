@@ -40,13 +40,14 @@ class ChildProcess:
             arguments: A value that can be pickled.
             name: For the threads and for messages.
         """
-        self._first_message = (target, arguments)
         self._name = name
         self._parent = os.getpid()  # a fork of this process has a copy of this object, and no child
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
         self._outbox: queue.SimpleQueue[object | None] = queue.SimpleQueue()  # None is the end
+        self._outbox.put((target, arguments))
         self._threads: list[threading.Thread] = []
+        self._is_killed = False
 
     def start(self) -> None:
         """Start the program and send it its target; returns before it has imported anything.
@@ -62,11 +63,10 @@ class ChildProcess:
             started.result(_STARTING_S)
         except (OSError, FutureTimeoutError) as error:  # two classes before Python 3.11
             raise HardwareError(f"{self._name} cannot be started: {error}.") from error
-        self.send(self._first_message)
         self._start_thread(self._send_all, name=f"{self._name}-sender")
 
     def send(self, message: object) -> None:
-        """Send a value that can be pickled. Never waits; after the end of the child nothing happens."""
+        """Send a value that can be pickled. Never waits; kept until the start, after the end nothing happens."""
         self._outbox.put(message)
 
     def receive(self, timeout_s: float | None = None) -> Any:
@@ -110,7 +110,11 @@ class ChildProcess:
         return not self.is_alive()
 
     def kill(self) -> None:
-        """End the program at once, whatever it does; does not wait, and is harmless when it has ended."""
+        """End the program at once, whatever it does; does not wait, and is harmless when it has ended.
+
+        One that is only being started ends as soon as it runs.
+        """
+        self._is_killed = True
         if self._process is not None and os.getpid() == self._parent:
             self._process.kill()
 
@@ -153,6 +157,8 @@ class ChildProcess:
             started.set_exception(error)
             return
         started.set_result(None)
+        if self._is_killed:  # while there was no process to be killed
+            self._process.kill()
         self._process.wait()
         self._outbox.put(None)
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.generation.admission import DEFAULT_TIMEOUT_S, Admission
-from mlflow_llm_plugins.generation.cache_plan import CachePlan, plan_cache
+from mlflow_llm_plugins.generation.cache_plan import CachePlan
 from mlflow_llm_plugins.generation.context import context_length
 from mlflow_llm_plugins.generation.cpu.threads import threads_to_use
 from mlflow_llm_plugins.generation.encoding import refuse_slow_tokenizer
 from mlflow_llm_plugins.generation.features import FeatureCheck
 from mlflow_llm_plugins.generation.openvino.limits import OPENVINO_LIMITS
+from mlflow_llm_plugins.generation.openvino.memory import plan_beside_weights
 from mlflow_llm_plugins.generation.openvino.messages import PipelineArguments
 from mlflow_llm_plugins.generation.openvino.model_folder import ModelFolder
 from mlflow_llm_plugins.generation.openvino.prover import GrammarProver
@@ -27,8 +28,6 @@ from mlflow_llm_plugins.hardware import available_memory_bytes
 _logger = logging.getLogger(__name__)
 
 _BATCH_TOKENS = 128  # of a step, where nothing is set: a longer one holds up the answers beside a prompt
-_LOADED_SHARE = 1.2  # memory of a loaded model over the size of its file
-_COPIES = 2  # of the weights: the child's, and the scorer's once something is scored
 _PREFIX_SHARE = 0.25  # what beginnings kept by `choose` may take, of the KV cache's size and beside it
 # What the library computes in where it keeps keys and values in these; the others go with all of them.
 _PRECISIONS_WITH: Mapping[str, tuple[str | None, ...]] = {"f32": ("f32",), "bf16": ("bf16", None)}
@@ -108,12 +107,12 @@ def _pipeline_arguments(folder: ModelFolder, settings: EngineSettings, cache: Ca
 
 
 def _plan_cache(folder: ModelFolder, settings: EngineSettings) -> CachePlan:
-    weights = int(_COPIES * _LOADED_SHARE * folder.weight_bytes)
-    return plan_cache(
+    return plan_beside_weights(
         settings,
         context_length(folder.config, settings),
         folder.kv_bytes_per_token(settings.kv_cache_precision),
-        free=max(0, available_memory_bytes() - weights),
+        weight_bytes=folder.weight_bytes,
+        available=available_memory_bytes(),
     )
 
 

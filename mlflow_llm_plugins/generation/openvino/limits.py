@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from mlflow_llm_plugins.generation.features import Limits
 
-_NOT_IN_LIBRARY = "OpenVINO GenAI has nothing like it. Use engine='transformers' for this."
+_REMEDY = "Leave it out, or serve the original weights with engine='transformers'."
+_NOT_IN_LIBRARY = f"OpenVINO GenAI has nothing like it. {_REMEDY}"
 
 OPENVINO_LIMITS = Limits(
     refused={
         "no_repeat_ngram_size": _NOT_IN_LIBRARY,
         "logit_bias": _NOT_IN_LIBRARY,
-        "logits_processors": "Tokens are picked in OpenVINO GenAI, which calls no Python. Use engine='transformers'.",
+        "logits_processors": f"Tokens are picked in OpenVINO GenAI, which calls no Python. {_REMEDY}",
         "top_logprobs": "OpenVINO GenAI tells only those of the tokens that it picked: ask for 0.",
-        "lark": "OpenVINO GenAI reads no Lark. Use json_schema, regex or choice, or engine='transformers'.",
+        "lark": "OpenVINO GenAI reads no Lark. Use json_schema, regex or choice, or serve the original weights with "
+        "engine='transformers'.",
         "lora": "OpenVINO GenAI changes adapters for all requests at once. Merge it when the model is logged.",
         "cached_tokens": "OpenVINO GenAI does not say what it found in its cache.",
         "gpu": "It runs on CPUs here.",
@@ -21,7 +23,7 @@ OPENVINO_LIMITS = Limits(
         "top_p": "It is taken of the 1000 most probable tokens: of all, each step would sort the vocabulary.",
         "penalties": "frequency_penalty and presence_penalty are added to a logit below 0, not subtracted: right for "
         "models whose likely tokens have logits above 0 (Llama, Qwen), not for others (GPT-2).",
-        "min_new_tokens": "A constraint goes before: its form may end earlier.",
+        "constrained_min_new_tokens": "The constraint goes before: its form may end earlier.",
         "json_schema": "Properties come in the schema's order, without others unless additionalProperties says so; "
         "numbers have at most 18 digits; keywords that cannot be kept are refused by name.",
     },

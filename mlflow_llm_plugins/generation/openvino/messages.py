@@ -60,11 +60,12 @@ class Refusal(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The outcome of one step."""
+    """The outcome of one step; an empty one says that messages have been taken."""
 
     number: int  # steps done since the child started
     tokens: list[Tokens]
     refusals: list[Refusal]
+    taken: int  # messages that had been taken before it, since the child started
 
 
 class Failed(NamedTuple):

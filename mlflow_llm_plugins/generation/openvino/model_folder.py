@@ -58,7 +58,9 @@ class ModelFolder:
         )
 
     def vocab_size(self) -> int:
-        """Rows of the input embedding: every token id must be below it.
+        """Every token id must be below it: it has a row in the input embedding and a logit.
+
+        The library looks up the logits of a prompt's tokens (repetition penalty) and of end tokens without a check.
 
         Raises:
             CheckpointError: config.json does not say.
@@ -66,7 +68,7 @@ class ModelFolder:
         size = self.config.get("vocab_size")
         if not isinstance(size, int) or size < 1:
             raise CheckpointError(f"{self.path / _CONFIG} must name a vocab_size, a whole number; it has {size!r}.")
-        return size
+        return min(size, self.ir.vocab_size)
 
     def kv_bytes_per_token(self, precision: str | None) -> int:
         """What keys and values of all layers take of the cache.

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from openvino_genai import ContinuousBatchingPipeline
 
 _DEVICE = "CPU"
+_CACHE_TOO_SMALL = (
+    "the KV cache does not hold its prompt and answer; raise num_blocks or kv_cache_memory, or ask for fewer tokens"
+)
 _SOURCE_PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
 
@@ -37,7 +40,7 @@ def serve(connection: Connection[Any, Any], arguments: PipelineArguments) -> Non
     try:
         pipeline = _build(arguments)
         connection.send(Ready(_warm_up(pipeline)))
-        _Loop(connection, pipeline, arguments).run()
+        PipelineLoop(connection, pipeline, arguments).run()
     except EOFError:
         raise
     except Exception as error:
@@ -86,7 +89,7 @@ class _Row:
         self.wants_logprobs = wants_logprobs
 
 
-class _Loop:
+class PipelineLoop:
     """Takes messages between steps, and sends one after each step."""
 
     def __init__(
@@ -100,11 +103,12 @@ class _Loop:
         self._max_batch_tokens = arguments.max_batch_tokens
         self._unfinished = GenerationFinishReason.NONE
         self._stopped = GenerationFinishReason.STOP
-        self._ignored = GenerationStatus.IGNORED
+        self._running, self._ignored = GenerationStatus.RUNNING, GenerationStatus.IGNORED
         self._waiting: dict[int, Start] = {}  # in order
         self._rows: dict[int, _Row] = {}
         self._refusals: list[Refusal] = []
         self._steps = 0
+        self._taken = self._taken_told = 0  # messages
 
     def run(self) -> None:
         """Until the connection ends."""
@@ -114,9 +118,9 @@ class _Loop:
             if self._pipeline.has_non_finished_requests():
                 self._pipeline.step()
                 self._steps += 1
-                self._tell(self._read())
-            elif self._refusals:
-                self._tell([])
+            elif not self._rows and not self._refusals and self._taken == self._taken_told:
+                continue
+            self._tell(self._read())
 
     def _take_messages(self) -> None:
         if not self._waiting and not self._pipeline.has_non_finished_requests():
@@ -125,6 +129,7 @@ class _Loop:
             self._take(self._connection.recv())
 
     def _take(self, message: Start | End) -> None:
+        self._taken += 1
         if isinstance(message, Start):
             self._waiting[message.request_id] = message
         elif self._waiting.pop(message.request_id, None) is None:
@@ -151,16 +156,17 @@ class _Loop:
 
     def _read(self) -> list[Tokens]:
         told = []
+        idle = not self._pipeline.has_non_finished_requests()
         for request_id, row in list(self._rows.items()):
             tokens = self._read_row(request_id, row)
             if tokens is not None:
                 told.append(tokens)
                 row.prefilling = 0
-                if tokens.is_last:
-                    del self._rows[request_id]
-            elif row.handle.get_status() == self._ignored:
+            if tokens is not None and tokens.is_last:
                 del self._rows[request_id]
-                self._refusals.append(Refusal(request_id, "the KV cache does not hold its prompt and answer"))
+            elif idle or row.handle.get_status() != self._running:  # given up, without a finish reason
+                del self._rows[request_id]
+                self._refusals.append(Refusal(request_id, self._why_given_up(row)))
         return told
 
     def _read_row(self, request_id: int, row: _Row) -> Tokens | None:
@@ -172,7 +178,7 @@ class _Loop:
                 ids += output.generated_ids
                 logprobs += output.generated_log_probs
                 reason = output.finish_reason
-        if not ids:
+        if not ids and reason == self._unfinished:
             return None
         return Tokens(
             request_id,
@@ -182,9 +188,15 @@ class _Loop:
             reason == self._stopped,
         )
 
+    def _why_given_up(self, row: _Row) -> str:
+        status = row.handle.get_status()
+        if status == self._ignored:
+            return _CACHE_TOO_SMALL
+        return f"the library ended it as {status.name} before its answer was complete"
+
     def _tell(self, tokens: list[Tokens]) -> None:
-        self._connection.send(Step(self._steps, tokens, self._refusals))
-        self._refusals = []
+        self._connection.send(Step(self._steps, tokens, self._refusals, self._taken))
+        self._refusals, self._taken_told = [], self._taken
 
 
 def _tensor(ids: list[int]) -> Any:

@@ -19,7 +19,9 @@ from mlflow_llm_plugins.generation.requests import GenerationRequest
 TOP_P_CANDIDATES = 1000
 _GREEDY_BELOW = 1e-5  # a temperature that leaves no choice, and that overflows what is divided by it
 _HIGHEST_MIN_P = 1 - 2**-24  # the library refuses 1, which keeps those as probable as the best one
+_LARGEST_TOP_K = 2**31 - 1  # more than any vocabulary; the library takes no number beyond 64 bits
 _SEED_BITS = 32  # the library's generator uses no more
+_SEEDS = 2**64  # of `random.Random`, which takes -1 for 1
 
 
 def request_fields(request: AdmittedRequest) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def _draw(options: GenerationRequest) -> dict[str, Any]:
         draw["top_p"] = float(options.top_p)
         draw["top_k"] = TOP_P_CANDIDATES  # or each step sorts the whole vocabulary of each row
     if options.top_k:
-        draw["top_k"] = int(options.top_k)
+        draw["top_k"] = min(int(options.top_k), _LARGEST_TOP_K)
     if options.min_p:
         draw["min_p"] = min(float(options.min_p), _HIGHEST_MIN_P)
     return draw
@@ -76,4 +78,4 @@ def _draw(options: GenerationRequest) -> dict[str, Any]:
 
 def _library_seed(seed: int | None) -> int:
     """Any whole number as one of the library's; one of its own for a request without (the library's is always 0)."""
-    return random.Random(None if seed is None else int(seed)).getrandbits(_SEED_BITS)
+    return random.Random(None if seed is None else int(seed) % _SEEDS).getrandbits(_SEED_BITS)

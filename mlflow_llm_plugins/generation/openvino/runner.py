@@ -42,6 +42,7 @@ class OpenVINORunner:
     """
 
     name = NAME
+    what = "generation process"
 
     def __init__(self, arguments: PipelineArguments, loading_timeout_s: float) -> None:
         """Start the child and wait until the model has answered once.
@@ -63,10 +64,11 @@ class OpenVINORunner:
         self._ids = itertools.count(1)
         self._streams: dict[int, TokenStream] = {}
         self._ids_of: dict[TokenStream, int] = {}
-        self._lock = threading.Lock()  # of both, of the child that they are sent to, and of the end
+        self._lock = threading.Lock()  # of both, and of the child that they are sent to
         self._prefills = SharedPrefills(self._add, BLOCK_TOKENS if arguments.prefix_caching else None)
         self._is_closed = False
         self._reason = ""  # why the child ended, in its own words
+        self._sent = self._taken = 0  # messages, of the current child
         self._child, self._reader = self._start_child()
 
     def start(self, stream: TokenStream) -> None:
@@ -80,8 +82,13 @@ class OpenVINORunner:
             request_id = self._ids_of.pop(stream, None)
             is_open = request_id is not None and self._streams.pop(request_id, None) is not None
             if is_open:
-                self._child.send(End(request_id or 0))
+                self._send(End(request_id or 0))
         self._prefills.settle(stream)
+
+    @property
+    def owes_a_step(self) -> bool:
+        """Whether the child has not taken all that it was sent, which it does before each step."""
+        return self._sent > self._taken
 
     def abandon_step(self) -> None:
         """End the child: a fresh one takes its place."""
@@ -94,8 +101,7 @@ class OpenVINORunner:
 
     def death(self) -> str:
         """What the child said last and how it ended."""
-        ending = f"its process {self._child.ending().removeprefix('it ')}" if self._child.ending() else ""
-        return ", ".join(part for part in (self._reason, ending) if part)
+        return ", ".join(part for part in (self._reason, self._child.ending()) if part)
 
     def restart(self) -> None:
         """Start a fresh child with an empty cache; what is started meanwhile waits for it."""
@@ -108,13 +114,18 @@ class OpenVINORunner:
                 stream.fail(EngineUnavailableError(f"The engine cannot be started again: {error}"))
             raise
 
-    def close(self) -> None:
-        """End the child, also in the middle of a step."""
+    def begin_close(self) -> None:
+        """End the child, also while it loads or in the middle of a step; no other takes its place."""
         if os.getpid() != self._parent:  # a fork of the process whose child it is
             return
-        with self._lock:
-            self._is_closed = True
+        self._is_closed = True  # first: `_start_child` sets the child first, and looks at this then
         self._child.kill()
+
+    def close(self) -> None:
+        """End the child and wait for its end."""
+        if os.getpid() != self._parent:
+            return
+        self.begin_close()
         if self._reader is not threading.current_thread():  # which may have held the last reference to the engine
             self._reader.join(_ENDING_S)
         self._child.close(_ENDING_S)
@@ -125,26 +136,33 @@ class OpenVINORunner:
             request_id = next(self._ids)
             self._streams[request_id] = stream
             self._ids_of[stream] = request_id
-            self._child.send(Start(request_id, stream.request.prompt_ids, fields))
+            self._send(Start(request_id, stream.request.prompt_ids, fields))
         if stream.ended:  # while it was added: its release came first and did not know it
             self.release(stream)
         if not self.is_alive():
             self.disturbed.set()
 
+    def _send(self, message: Start | End) -> None:
+        """To the current child; the lock is held."""
+        self._sent += 1
+        self._child.send(message)
+
     def _start_child(self) -> tuple[ChildProcess, threading.Thread]:
         """A child that is ready, and the thread that reads what it says; open streams are sent to it."""
         child = ChildProcess(_TARGET, self._arguments, "llm-engine-openvino")
-        with self._lock:
-            if self._is_closed:
-                raise EngineUnavailableError("The engine was closed.")
-            self._child, self._reason = child, ""  # so that `close` can end it while it loads
-            child.start()
+        with self._lock:  # never held while it starts, which may take long: `release` must not wait
+            self._child, self._reason = child, ""  # so that `begin_close` can end it while it starts
+            self._sent = self._taken = 0
             for request_id, stream in self._streams.items():
-                child.send(Start(request_id, stream.request.prompt_ids, request_fields(stream.request)))
+                self._send(Start(request_id, stream.request.prompt_ids, request_fields(stream.request)))
         try:
+            if not self._is_closed:
+                child.start()
             _wait_until_ready(child, self._loading_timeout_s)
-        except BaseException:
+        except BaseException as error:
             child.close(_ENDING_S)
+            if self._is_closed:
+                raise EngineUnavailableError("The engine was closed.") from error
             raise
         reader = threading.Thread(target=self._read, args=(child,), name="llm-engine-openvino-reader", daemon=True)
         reader.start()
@@ -159,6 +177,7 @@ class OpenVINORunner:
                     self._reason = message.reason
                     continue
                 self.steps += 1
+                self._taken = message.taken
                 self._deliver(message)
         except EOFError:
             if not child.wait(_ENDING_S):

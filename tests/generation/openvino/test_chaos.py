@@ -13,7 +13,7 @@ import time
 import psutil
 import pytest
 
-from mlflow_llm_plugins.errors import CheckpointError, EngineUnavailableError, HardwareError
+from mlflow_llm_plugins.errors import CheckpointError, EngineUnavailableError, HardwareError, LLMError
 from mlflow_llm_plugins.generation import EngineSettings, GenerationRequest, open_engine
 from tests.generation.conftest import SMALL, random_prompts, settings_for
 from tests.generation.faults import ChildFault
@@ -77,7 +77,7 @@ def test_a_child_killed_amid_sixteen_streams_fails_each_in_time_and_the_next_req
     os.kill(pid, signal.SIGKILL)
     killed = time.monotonic()
     for stream in streams:
-        with pytest.raises(EngineUnavailableError, match=r"its process was ended by signal 9 \(SIGKILL\)"):
+        with pytest.raises(EngineUnavailableError, match=r"process died: it was ended by signal 9 \(SIGKILL\)"):
             stream.result()
     assert time.monotonic() - killed < FAILS_WITHIN_S
     assert not psutil.pid_exists(pid)  # nor a zombie
@@ -104,6 +104,31 @@ def test_a_child_that_dies_while_idle_is_replaced_before_anybody_asks(opened):
     os.kill(fault.child.pid, signal.SIGKILL)
     assert wait_until(lambda: engine.stats().restarts == 1 and engine.stats().state == "running")
     assert answer(engine) == expected
+
+
+def test_a_step_that_does_not_return_is_noticed_though_each_request_ends_sooner(opened):
+    engine, fault = opened(step_timeout_s=1.5, request_timeout_s=0.3)
+    answer(engine, tokens=1)
+    pid = fault.child.pid
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + READY_WITHIN_S
+    while not has_ended(pid):
+        assert time.monotonic() < deadline, engine.stats()
+        with pytest.raises(LLMError):
+            answer(engine)
+        threading.Event().wait(0.3)  # nothing is open meanwhile
+    assert wait_until(lambda: engine.stats().state == "running")
+    assert len(answer(engine, tokens=1)) == 1
+
+
+def test_an_engine_that_has_nothing_to_do_is_not_taken_for_one_that_stands_still(opened):
+    engine, fault = opened(step_timeout_s=0.4)
+    pid = fault.child.pid
+    for _ in range(3):
+        engine.submit(GenerationRequest(PROMPT, max_new_tokens=200, eos_token_ids=())).cancel()
+        threading.Event().wait(0.7)
+    assert len(answer(engine)) == 8
+    assert (engine.stats().restarts, fault.child.pid) == (0, pid)
 
 
 def test_a_step_that_does_not_return_is_ended_with_its_child_and_the_next_request_is_served(opened):
@@ -266,14 +291,46 @@ def test_a_child_that_cannot_be_loaded_again_leaves_an_engine_that_says_so(folde
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     fault = ChildFault()
-    engine = open_engine(tmp_path, byte_tokenizer(), EngineSettings(), "openvino")
+    engine = open_engine(tmp_path, byte_tokenizer(), EngineSettings(max_restarts=2), "openvino")
     try:
         answer(engine)
         (tmp_path / "openvino_model.xml").write_text("<nothing/>")
         os.kill(fault.child.pid, signal.SIGKILL)
         assert wait_until(lambda: engine.stats().state == "dead")
+        assert engine.stats().restarts == 2
         with pytest.raises(EngineUnavailableError, match=r"It cannot be started again: OpenVINO cannot run the model"):
             engine.submit(GenerationRequest(PROMPT))
         assert engine.stats().open_requests == 0
     finally:
         engine.close()
+
+
+def test_a_model_that_is_away_for_a_moment_is_loaded_when_it_is_back(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    fault, away = ChildFault(), tmp_path / "away"
+    engine = open_engine(tmp_path, byte_tokenizer(), SETTINGS, "openvino")
+    try:
+        expected = answer(engine)
+        (tmp_path / "openvino_model.bin").rename(away)
+        os.kill(fault.child.pid, signal.SIGKILL)
+        assert wait_until(lambda: engine.stats().restarts == 2)
+        away.rename(tmp_path / "openvino_model.bin")
+        assert wait_until(lambda: engine.stats().state == "running")
+        assert answer(engine) == expected
+    finally:
+        engine.close()
+
+
+def test_closing_does_not_wait_for_a_fresh_child_that_does_not_get_ready(opened):
+    engine, fault = opened()
+    first = fault.child.pid
+    os.kill(first, signal.SIGKILL)
+    assert wait_until(lambda: has_ended(first) and fault.child.pid != first)
+    loading = fault.child.pid
+    fault.blocks.clear()
+    started = time.monotonic()
+    engine.close()
+    assert time.monotonic() - started < 3
+    assert has_ended(loading)
+    assert engine.stats().state == "closed"

@@ -243,3 +243,25 @@ def test_a_child_that_dies_while_nobody_looks_is_no_zombie(start):
     while psutil.pid_exists(pid) and time.monotonic() < deadline:
         threading.Event().wait(0.01)
     assert not psutil.pid_exists(pid)
+
+
+def test_what_is_sent_before_the_start_arrives_first():
+    child = ChildProcess(f"{TARGETS}:echo", None, "test-child")
+    child.send(1)
+    try:
+        child.start()
+        child.send(2)
+        assert [child.receive(WAIT_S)[1] for _ in range(2)] == [1, 2]
+    finally:
+        child.close(WAIT_S)
+
+
+def test_one_that_is_killed_before_it_runs_does_not_run():
+    child = ChildProcess(f"{TARGETS}:echo", None, "test-child")
+    child.kill()
+    try:
+        child.start()
+        assert child.wait(WAIT_S)
+        assert child.ending() == "it was ended by signal 9 (SIGKILL)"
+    finally:
+        child.close(WAIT_S)

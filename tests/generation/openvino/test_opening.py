@@ -12,6 +12,7 @@ import pytest
 
 from mlflow_llm_plugins.errors import CheckpointError, HardwareError, InvalidInputError
 from mlflow_llm_plugins.generation import EngineSettings, GenerationRequest, open_engine
+from mlflow_llm_plugins.generation.openvino.memory import memory_to_open, plan_beside_weights
 from tests.generation.conftest import EXACT, SMALL, random_prompts, settings_for
 from tests.models import MAX_LENGTH, byte_tokenizer, random_model
 
@@ -144,6 +145,62 @@ def test_a_share_of_the_memory_that_holds_no_cache_is_refused_before_anything_is
     edit(folder / "config.json", max_position_embeddings=10**6)
     with pytest.raises(HardwareError, match=r"^A share of 1e-12 of the free memory is 0 MiB, not enough for a KV"):
         open_engine(folder, byte_tokenizer(), SETTINGS.model_copy(update={"kv_cache_memory": 1e-12}), "openvino")
+
+
+GB = 10**9
+LARGE = {"weight_bytes": 8 * GB, "context": 8192, "bytes_per_token": 65_000}  # 8B parameters, 8 bits
+
+
+def planned(available, weight_bytes, context, bytes_per_token, **settings):
+    settings = EngineSettings(**settings)
+    return plan_beside_weights(settings, context, bytes_per_token, weight_bytes=weight_bytes, available=available)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_blocks": 20}], ids=["a share", "a number of pages"])
+def test_a_model_that_fits_once_opens_and_warns_that_it_does_not_fit_twice(caplog, settings):
+    plan = planned(14 * GB, **LARGE, **settings)
+    assert plan.tokens >= 640
+    assert [record.getMessage() for record in caplog.records] == [
+        "Of the 14.0 GB of memory that are free, the weights take 9.6 GB when they are loaded. score, choose and "
+        "logits load them once more, for which there may be no room: free memory, or load the model quantized, "
+        "before they are used."
+    ]
+
+
+def test_a_model_that_fits_twice_leaves_the_second_copy_its_room(caplog):
+    assert planned(24 * GB, **LARGE).bytes <= 0.25 * (24 - 2 * 1.2 * 8) * GB
+    assert not caplog.records
+
+
+def test_a_model_that_does_not_fit_once_is_refused():
+    with pytest.raises(HardwareError, match=r"not enough for a KV cache of 65000 bytes a token\. Free memory"):
+        planned(9 * GB, **LARGE)
+
+
+@pytest.mark.parametrize(
+    ("weight_bytes", "bytes_per_token"),
+    [(40_000_000, 7_300), (7 * GB, 260_000), (8 * GB, 65_000), (70 * GB, 320_000)],
+    ids=["40M", "7B with a key for each head", "8B", "70B"],
+)
+def test_what_a_model_needs_to_open_is_enough_for_a_small_cache(weight_bytes, bytes_per_token):
+    plan = planned(memory_to_open(weight_bytes), weight_bytes, 8192, bytes_per_token)
+    assert plan.tokens >= 256
+    assert memory_to_open(weight_bytes) < 1.3 * weight_bytes + GB / 3
+
+
+def test_tokens_without_a_logit_are_outside_the_vocabulary(opened, folder):
+    edit(folder / "config.json", vocab_size=330)  # rows of the embedding; the logits have 320
+    engine = opened(folder)
+    for request in ({"repetition_penalty": 1.5}, {"stop_token_ids": (320,)}, {"eos_token_ids": (329,)}):
+        with pytest.raises(InvalidInputError, match=r"outside the model's vocabulary of 320: ids go from 0 to 319\."):
+            engine.submit(GenerationRequest([9, 320 if "repetition_penalty" in request else 319], **request))
+
+
+def test_end_tokens_of_the_files_that_are_outside_the_vocabulary_are_left_out(opened, folder):
+    free = answer(opened(folder), eos_token_ids=()).token_ids
+    edit(folder / "generation_config.json", eos_token_id=[320, 10**9, free[5]])
+    cut = answer(opened(folder), min_new_tokens=2)
+    assert cut.token_ids == free[: free.index(free[5], 2) + 1]
 
 
 @pytest.mark.parametrize(

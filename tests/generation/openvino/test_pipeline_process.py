@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import threading
+from contextlib import suppress
+from types import SimpleNamespace
+
+import openvino_genai
 import pytest
 
 from mlflow_llm_plugins.generation.openvino.child_process import ChildProcess
@@ -14,11 +20,13 @@ from mlflow_llm_plugins.generation.openvino.messages import (
     Start,
     Step,
 )
+from mlflow_llm_plugins.generation.openvino.pipeline_process import PipelineLoop
 from tests.generation.conftest import plain_greedy, random_prompts
 from tests.models import random_model
 
 WAIT_S = 60.0
 PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "INFERENCE_NUM_THREADS": 2}
+CACHE_TOO_SMALL = "the KV cache does not hold its prompt and answer; raise num_blocks or kv_cache_memory"
 SERVE = "mlflow_llm_plugins.generation.openvino.pipeline_process:serve"
 
 
@@ -77,8 +85,8 @@ def test_steps_are_counted_and_each_is_told_once(child):
         ([9, 10], greedy(do_sample=True, temperature=0.0), "temperature must be a strictly positive float"),
         ([9, 10], greedy(no_such_field=1), "no_such_field"),
         ([], greedy(), ""),
-        ([9] * 300, greedy(), "the KV cache does not hold its prompt and answer"),
-        ([9] * 250, greedy(50), "the KV cache does not hold its prompt and answer"),
+        ([9] * 300, greedy(), CACHE_TOO_SMALL),
+        ([9] * 250, greedy(50), CACHE_TOO_SMALL),
     ],
     ids=[
         "no tokens",
@@ -136,3 +144,69 @@ def test_refusals_are_told_also_when_nothing_else_runs(child):
     child.send(Start(1, [], greedy()))
     step = child.receive(WAIT_S)
     assert isinstance(step.refusals[0], Refusal)
+
+
+class Outputs:
+    """A request of the library's that gets no token."""
+
+    def __init__(self, reason, status):
+        self.reason, self.status = reason, status
+        self.unread = [] if reason is None else [reason]
+
+    def can_read(self):
+        return bool(self.unread)
+
+    def read(self):
+        reason = self.unread.pop()
+        return {0: SimpleNamespace(generated_ids=[], generated_log_probs=[], finish_reason=reason)}
+
+    def get_status(self):
+        return self.status
+
+
+class GivingUp:
+    """In place of the library's pipeline: ends each request in one step without a token."""
+
+    def __init__(self, reason, status):
+        self.reason, self.status = reason, status
+        self.unfinished = 0
+
+    def add_request(self, request_id, prompt, config):
+        self.unfinished += 1
+        return Outputs(self.reason, self.status)
+
+    def has_non_finished_requests(self):
+        return self.unfinished > 0
+
+    def step(self):
+        self.unfinished = 0
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "FINISHED", "CANCEL", "STOP"])
+@pytest.mark.parametrize("reason", [None, "LENGTH", "STOP"])
+def test_requests_that_end_without_a_token_are_told_and_leave_their_rows_to_others(reason, status):
+    pipeline = GivingUp(
+        reason and getattr(openvino_genai.GenerationFinishReason, reason),
+        getattr(openvino_genai.GenerationStatus, status),
+    )
+    ours, theirs = multiprocessing.Pipe()
+    loop = PipelineLoop(theirs, pipeline, PipelineArguments("", 8, 1, 32, True, {}))
+
+    def run():
+        with suppress(EOFError):
+            loop.run()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    for number in range(3):
+        ours.send(Start(number, [9, 10], greedy()))
+    told = []
+    while len(told) < 3:
+        assert ours.poll(WAIT_S)
+        step = ours.recv()
+        told += [part.request_id for part in step.tokens if part.is_last]
+        told += [refusal.request_id for refusal in step.refusals]
+    assert told == [0, 1, 2]
+    ours.close()
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
