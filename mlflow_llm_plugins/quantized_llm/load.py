@@ -72,7 +72,7 @@ def load_model(
             engine=engine,
         )
         _import_code(artifact)
-        decided = decide(artifact, config)
+        decided = decide(artifact, config, trust_remote_code=trust_remote_code)
         components = LOADERS[decided.model_format](artifact, decided.config, trust_remote_code=trust_remote_code)
         return RETURNED[decided.model_format][return_type](components)
 
@@ -93,7 +93,7 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> An
         config = _with_server_timeout(ModelConfig.from_artifact(model_config))
         # Whoever runs an artifact through pyfunc runs its code: MLflow has its own switch against that.
         record = artifact.record
-        decided = decide(artifact, config)
+        decided = decide(artifact, config, trust_remote_code=record.trust_remote_code)
         load = LOADERS[decided.model_format]
         components = load(artifact, decided.config, trust_remote_code=record.trust_remote_code)
         engine = open_engine(components.model, components.tokenizer, config.engine_settings(), decided.engine)

@@ -13,8 +13,8 @@ from mlflow_llm_plugins.quantized_llm.components import Components
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
 from mlflow_llm_plugins.quantized_llm.export_cache import exported
 from mlflow_llm_plugins.quantized_llm.file_tokenizer import load_file_tokenizer
-from mlflow_llm_plugins.quantized_llm.openvino_recipes import EXPORTED_FILES, recipe_of
-from mlflow_llm_plugins.quantized_llm.quantization import NONE, Quantization, parse_quantization
+from mlflow_llm_plugins.quantized_llm.openvino_recipes import EXPORTED_FILES, complete
+from mlflow_llm_plugins.quantized_llm.quantization import NONE, Quantization, other_settings, parse_quantization
 
 _logger = logging.getLogger(__name__)
 
@@ -39,12 +39,15 @@ def load_openvino(artifact: Artifact, config: ModelConfig, *, trust_remote_code:
     is_stored = artifact.record.weights.format == "openvino"
     _warn_of_settings(config, _OF_TORCH + _OF_WEIGHTS if is_stored else _OF_TORCH)
     wanted = parse_quantization(config.quantization)
-    if is_stored:
-        folder = _stored(artifact, wanted)
-    else:
-        artifact.check_trust(trust_remote_code)
-        folder = exported(artifact, _to_apply(artifact, wanted), config.dtype, trust_remote_code)
+    folder = _stored(artifact, wanted) if is_stored else export(artifact, config, trust_remote_code=trust_remote_code)
     return Components(folder, load_file_tokenizer(folder, name=str(folder)))
+
+
+def export(artifact: Artifact, config: ModelConfig, *, trust_remote_code: bool) -> Path:
+    """The folder of an artifact's ordinary weights as an OpenVINO model; arguments and errors as `load_openvino`."""
+    artifact.check_trust(trust_remote_code)
+    to_apply = _to_apply(artifact, parse_quantization(config.quantization))
+    return exported(artifact, to_apply, config.dtype, trust_remote_code)
 
 
 def _warn_of_settings(config: ModelConfig, names: Sequence[str]) -> None:
@@ -59,6 +62,12 @@ def _stored(artifact: Artifact, wanted: Quantization | None) -> Path:
         raise UnsupportedFeatureError(
             f"quantization={wanted.method!r}, but the artifact holds an OpenVINO model with quantization {has!r}, "
             "which stays as it is. Leave quantization out, or log the original model with that quantization."
+        )
+    if wanted is not None and recorded and (other := other_settings(wanted, recorded.config)):
+        raise UnsupportedFeatureError(
+            f"quantization={wanted.method!r} with {other[0]}, but the artifact holds an OpenVINO model with "
+            f"{other[1]}, which stays as it is. Leave quantization out, or log the original model with that "
+            "quantization."
         )
     folder = artifact.weights_folder()
     if missing := [name for name in EXPORTED_FILES if not (folder / name).is_file()]:
@@ -82,5 +91,4 @@ def _to_apply(artifact: Artifact, wanted: Quantization | None) -> Quantization |
             f"quantization={chosen.method!r} is of torch, and the engine 'openvino' runs 'none', 'openvino-fp16', "
             "'openvino-int8' or 'openvino-int4'. Choose one of these, or leave engine out."
         )
-    recipe_of(chosen.config)
-    return chosen
+    return Quantization(*complete(chosen.config))

@@ -18,7 +18,7 @@ OPENVINO_CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "openvino-int4": {"quant_method": QUANT_METHOD, "weight_format": "int4"},
     }
 )
-EXPORT_PACKAGES = ("openvino", "openvino_tokenizers", "nncf")
+EXPORT_PACKAGES = ("openvino", "openvino_tokenizers", "nncf", "torch", "transformers")
 EXPORTED_FILES = ("openvino_model.xml", "openvino_model.bin", "config.json")  # at least
 _BITS = {"fp16": 16, "int8": 8, "int4": 4}
 
@@ -42,6 +42,21 @@ def complete(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     recipe = recipe_of(config)
     settings = recipe.model_dump(mode="json", exclude_none=True)
     return f"openvino-{recipe.weight_format}", {"quant_method": QUANT_METHOD, **settings}
+
+
+def differences(given: Mapping[str, Any], has: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that were given and are not those of an OpenVINO model.
+
+    Args:
+        given: A config as it was given: what it leaves out may be anything.
+        has: The model's, as far as it is known.
+
+    Returns:
+        Name of the setting -> its value in both; None in the second is one that is not known.
+    """
+    wanted = {key: value for key, value in for_record(given).items() if value is not None}
+    stored = for_record(has)
+    return {key: (value, stored.get(key)) for key, value in wanted.items() if value != stored.get(key)}
 
 
 def for_record(config: Mapping[str, Any]) -> dict[str, Any]:

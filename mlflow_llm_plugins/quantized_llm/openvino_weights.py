@@ -8,16 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mlflow_llm_plugins.errors import CheckpointError
 from mlflow_llm_plugins.openai_api.decisions.temperatures import DECISION_CONFIG
 from mlflow_llm_plugins.quantized_llm.checkpoint import CONFIG_FILE, GENERATION_CONFIG_FILE
 from mlflow_llm_plugins.quantized_llm.openvino_export.export import ExportReport, export_model
+from mlflow_llm_plugins.quantized_llm.openvino_export.files import TOKENIZER_FILES, convert_tokenizer
 from mlflow_llm_plugins.quantized_llm.openvino_recipes import recipe_of
 from mlflow_llm_plugins.quantized_llm.quantization import Quantization
 from mlflow_llm_plugins.quantized_llm.source import ModelSource
 from mlflow_llm_plugins.quantized_llm.weights import Placement, checkpoint_of, load_weights
 
 _MODEL_FILES = ("openvino_model.xml", "openvino_model.bin")
-_TOKENIZER_FILES = tuple(f"openvino_{kind}.{end}" for kind in ("tokenizer", "detokenizer") for end in ("xml", "bin"))
 
 
 def export(source: ModelSource, folder: Path, quantization: Quantization, dtype: str | None) -> ExportReport:
@@ -30,36 +31,43 @@ def export(source: ModelSource, folder: Path, quantization: Quantization, dtype:
         dtype: To load the weights with before; None is their own.
 
     Raises:
+        CheckpointError: The folder cannot be written.
         LLMError: The model cannot be exported, or its weights cannot be loaded.
     """
     with _torch_model(source, dtype) as model:
-        report = export_model(model, source.tokenizer, folder, recipe_of(quantization.config))
+        try:
+            report = export_model(model, source.tokenizer, folder, recipe_of(quantization.config))
+        except OSError as error:
+            raise CheckpointError(f"The OpenVINO model cannot be written: {error}. Free space there.") from error
     if source.folder and (source.folder / DECISION_CONFIG).is_file():
         shutil.copyfile(source.folder / DECISION_CONFIG, folder / DECISION_CONFIG)
     return report
 
 
-def copy_openvino(source: Path, folder: Path, tokenizer: Any, *, staged: bool) -> None:
-    """Copy an OpenVINO model with its configuration; a tokenizer model that it lacks is made.
+def copy_openvino(source: Path, folder: Path, tokenizer: Any, *, staged: bool, renew_tokenizer: bool = False) -> None:
+    """Copy an OpenVINO model with its configuration; a tokenizer model that it lacks or has by halves is made.
+
+    Where it cannot be made, a warning says what will not work.
 
     Args:
         source: The folder with openvino_model.xml.
         folder: Where to.
         tokenizer: What a tokenizer model is made of, where it has none.
         staged: `folder` is itself copied and deleted soon, so a link to the weights does.
+        renew_tokenizer: Make the tokenizer's model anew though there is one.
     """
     xml, weights = _MODEL_FILES
-    for name in (xml, CONFIG_FILE, GENERATION_CONFIG_FILE, DECISION_CONFIG, *_TOKENIZER_FILES):
+    has_tokenizer = not renew_tokenizer and all((source / name).is_file() for name in TOKENIZER_FILES)
+    tokenizer_files = TOKENIZER_FILES if has_tokenizer else ()
+    for name in (xml, CONFIG_FILE, GENERATION_CONFIG_FILE, DECISION_CONFIG, *tokenizer_files):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     if staged:
         (folder / weights).symlink_to((source / weights).resolve())
     else:
         shutil.copyfile(source / weights, folder / weights)
-    if not (folder / _TOKENIZER_FILES[0]).is_file():
-        from mlflow_llm_plugins.quantized_llm.openvino_export.files import write_tokenizer_model
-
-        write_tokenizer_model(tokenizer, folder)
+    if not has_tokenizer and (models := convert_tokenizer(tokenizer)):
+        models.save(folder)
 
 
 @contextmanager

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlflow_llm_plugins.errors import UnsupportedFeatureError
 from mlflow_llm_plugins.quantized_llm import openvino_weights
+from mlflow_llm_plugins.quantized_llm.auto import is_named
 from mlflow_llm_plugins.quantized_llm.checkpoint import Checkpoint, architecture_of, read_config
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
 from mlflow_llm_plugins.quantized_llm.documents import copy_documents, license_of
-from mlflow_llm_plugins.quantized_llm.plan_quantization import plan_quantization, wanted_quantization
+from mlflow_llm_plugins.quantized_llm.plan_quantization import (
+    plan_quantization,
+    plan_without_export,
+    wanted_quantization,
+)
 from mlflow_llm_plugins.quantized_llm.quantization import (
     Quantization,
     of_checkpoint,
@@ -23,7 +30,7 @@ from mlflow_llm_plugins.quantized_llm.record import (
     Task,
     WeightsRecord,
 )
-from mlflow_llm_plugins.quantized_llm.requirements import library_versions
+from mlflow_llm_plugins.quantized_llm.requirements import extra_of, library_versions
 from mlflow_llm_plugins.quantized_llm.source import ModelSource, find_source
 from mlflow_llm_plugins.quantized_llm.template import (
     check_prompt_template,
@@ -36,6 +43,7 @@ from mlflow_llm_plugins.quantized_llm.tokenizer import (
     check_chat_template,
     fingerprint,
     save_tokenizer,
+    with_chat_template,
 )
 from mlflow_llm_plugins.quantized_llm.weights import (
     check_weights,
@@ -74,13 +82,12 @@ class SavePlan:
     prompt_template: str | None
     request_defaults: dict[str, Any] | None
     parameters: int | None  # logical; None: only counted when the model in memory is written
+    renew_tokenizer: bool = False  # of an OpenVINO model that has one: tokenizer or template were given
     reason: str | None = None  # why "auto" chose the quantization
 
-    @property
-    def recorded_config(self) -> ModelConfig:
-        """The configuration for when the model is loaded."""
-        is_exported = self.quantize is not None and self.quantize.is_openvino
-        return self.config.without("dtype") if is_exported else self.config
+    def recorded_config(self, record: FlavorRecord) -> ModelConfig:
+        """The configuration for when the model is loaded, given what was written."""
+        return self.config.without("dtype") if record.export else self.config
 
     def write(self, folder: Path, *, staged: bool) -> FlavorRecord:
         """Write the model folder and describe what it holds.
@@ -90,12 +97,28 @@ class SavePlan:
             staged: The folder is itself copied and deleted soon, so links to weights do.
         """
         folder.mkdir()
-        written = self._write_reference(folder) if self.reference else self._write_weights(folder, staged)
+        try:
+            written = self._write_reference(folder) if self.reference else self._write_weights(folder, staged)
+        except UnsupportedFeatureError as error:
+            if not self._may_choose_again:
+                raise
+            shutil.rmtree(folder)
+            return self._without_export(str(error).rstrip(".")).write(folder, staged=staged)
         save_tokenizer(self.source.tokenizer, folder, self.chat_template)
         if self.source.folder:
             copy_documents(self.source.folder, folder)
         write_request_defaults(folder, self.request_defaults)
         return self._record(folder, written)
+
+    @property
+    def _may_choose_again(self) -> bool:
+        """Whether an export is the choice of "auto"."""
+        is_export = self.reference is None and self.quantize is not None and self.quantize.is_openvino
+        return is_export and self.reason is not None and not is_named(self.config.engine)
+
+    def _without_export(self, why_not: str) -> SavePlan:
+        planned = plan_without_export(self.source, self.config, self.parameters, why_not)
+        return replace(self, quantize=planned.now, reason=planned.reason)
 
     def _write_reference(self, folder: Path) -> _Written:
         write_configuration(self.source, folder)
@@ -110,18 +133,25 @@ class SavePlan:
             return self._export(folder, self.quantize)
         if self.source.openvino:
             assert self.source.folder is not None
-            openvino_weights.copy_openvino(self.source.folder, folder, self.source.tokenizer, staged=staged)
+            openvino_weights.copy_openvino(
+                self.source.folder, folder, self._tokenizer(), staged=staged, renew_tokenizer=self.renew_tokenizer
+            )
             return _Written(_IN_OPENVINO, self.source.openvino.dtype, self.source.openvino.weight_bytes)
         self._write_torch_weights(folder, staged)
         checkpoint = Checkpoint.open(folder)
         return _Written(WeightsRecord(location="artifact"), checkpoint.dtype, checkpoint.weight_bytes)
 
     def _export(self, folder: Path, quantization: Quantization) -> _Written:
-        report = openvino_weights.export(self.source, folder, quantization, self.config.dtype)
+        source = replace(self.source, tokenizer=self._tokenizer())
+        report = openvino_weights.export(source, folder, quantization, self.config.dtype)
         export = ExportRecord(
             seconds=round(report.seconds, 3), traced_dtype=report.traced_dtype, probe=report.probe.as_dict()
         )
         return _Written(_IN_OPENVINO, report.traced_dtype, report.weight_bytes, export)
+
+    def _tokenizer(self) -> Any:
+        """The source's, with the chat template that was given: a tokenizer model carries it in itself."""
+        return with_chat_template(self.source.tokenizer, self.chat_template)
 
     def _write_torch_weights(self, folder: Path, staged: bool) -> None:
         source = self.source
@@ -160,12 +190,12 @@ class SavePlan:
             prompt_template=self.prompt_template,
             generation_config=self.request_defaults,
             library_versions=library_versions(
-                weights.format, quantization.config.get("quant_method") if quantization else None
+                extra_of(weights.format, quantization, self.config.engine), quantization
             ),
         )
 
     def _quantization_record(self, folder: Path, dtype: str) -> QuantizationRecord | None:
-        exported = self.quantize if self.quantize and self.quantize.is_openvino else None
+        exported = self.quantize.completed(dtype) if self.quantize and self.quantize.is_openvino else None
         of_folder = self.source.openvino.quantization if self.source.openvino else None
         stored = exported or of_folder or of_checkpoint(read_config(folder))
         if stored:
@@ -218,6 +248,7 @@ def plan_save(
         prompt_template=prompt_template,
         request_defaults=defaults,
         parameters=parameters,
+        renew_tokenizer=tokenizer is not None or chat_template is not None,
         reason=planned.reason,
     )
 

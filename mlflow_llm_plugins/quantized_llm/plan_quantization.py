@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
-from mlflow_llm_plugins.generation.engines import engine_row
 from mlflow_llm_plugins.quantized_llm import auto
 from mlflow_llm_plugins.quantized_llm.config import ModelConfig
 from mlflow_llm_plugins.quantized_llm.openvino_export.exportable import check_exportable
@@ -18,6 +18,7 @@ from mlflow_llm_plugins.quantized_llm.quantization import (
     check_environment,
     check_savable,
     of_checkpoint,
+    other_settings,
     parse_quantization,
     still_to_apply,
 )
@@ -68,7 +69,7 @@ def plan_quantization(
     Raises:
         LLMError: It cannot be done here, or with these weights.
     """
-    requested, reason = _settled(source, requested, parameters)
+    requested, reason = _settled(source, requested, parameters, config.engine)
     at_load = parse_quantization(config.quantization)
     if source.openvino:
         _refuse_other_engine(config.engine)
@@ -82,11 +83,28 @@ def plan_quantization(
         requested, at_load = None, requested or at_load or of_checkpoint(source.config)
     if requested:
         _check(source, requested, config)
-    return PlannedQuantization(requested, still_to_apply(at_load, stored), reason)
+    at_load = still_to_apply(at_load, stored)
+    if requested is None or not requested.is_openvino:
+        _check_load(source.config if save_pretrained else source.stored_config(), requested or at_load, config.engine)
+    return PlannedQuantization(requested, at_load, reason)
+
+
+def plan_without_export(
+    source: ModelSource, config: ModelConfig, parameters: int | None, why_not_openvino: str
+) -> PlannedQuantization:
+    """Choose again, where the export that "auto" chose has failed; arguments and errors as `plan_quantization`."""
+    chosen, reason = _settled(source, Quantization(AUTO, {}), parameters, config.engine, why_not_openvino)
+    if chosen:
+        _check(source, chosen, config)
+    return PlannedQuantization(chosen, reason=reason)
 
 
 def _settled(
-    source: ModelSource, requested: Quantization | None, parameters: int | None
+    source: ModelSource,
+    requested: Quantization | None,
+    parameters: int | None,
+    engine: str | None,
+    why_not_openvino: str | None = None,
 ) -> tuple[Quantization | None, str | None]:
     """What "auto" stands for, and why."""
     if requested is None or not requested.is_auto:
@@ -96,7 +114,8 @@ def _settled(
     else:
         if parameters is None and source.model is not None:
             parameters = int(source.model.num_parameters())
-        choice = auto.choose_quantization(auto.Situation.of(source.config, parameters))
+        situation = auto.Situation.of(source.config, parameters, engine=engine, why_not_openvino=why_not_openvino)
+        choice = auto.choose_quantization(situation)
     auto.tell("quantization", choice)
     return None if choice.value == NONE else parse_quantization(choice.value), choice.reason
 
@@ -110,8 +129,23 @@ def _check(source: ModelSource, requested: Quantization, config: ModelConfig) ->
     check_savable(requested)
 
 
+def _check_load(config: Mapping[str, Any], quantization: Quantization | None, engine: str | None) -> None:
+    """Refuse what could not be exported when it is loaded: nobody is there then to choose otherwise."""
+    is_export = quantization is not None and quantization.is_openvino
+    if is_export:
+        _refuse_other_engine(engine)
+    elif not auto.needs_openvino(engine):
+        return
+    elif quantization is not None and not (quantization.is_none or quantization.is_auto):
+        raise UnsupportedFeatureError(
+            f"quantization={quantization.method!r} is of torch, and engine={engine!r} runs OpenVINO models. Leave "
+            "engine out, or choose one of OpenVINO's methods."
+        )
+    check_exportable(config)
+
+
 def _refuse_other_engine(engine: str | None) -> None:
-    if engine not in (None, AUTO) and engine_row(engine).model_format != "openvino":
+    if auto.is_named(engine) and not auto.needs_openvino(engine):
         raise UnsupportedFeatureError(
             f"engine={engine!r} does not run OpenVINO models, which only the engine 'openvino' does. Leave engine "
             "out, or choose another quantization."
@@ -121,8 +155,16 @@ def _refuse_other_engine(engine: str | None) -> None:
 def _refuse_other_method(folder: OpenVINOFolder, wanted: Quantization | None) -> None:
     """An OpenVINO model stays as it is."""
     has = folder.quantization
-    if wanted is not None and wanted.method != (has.method if has else NONE):
+    if wanted is None or wanted.is_auto:
+        return
+    if wanted.method != (has.method if has else NONE):
         raise UnsupportedFeatureError(
             f"quantization={wanted.method!r}, but the directory holds an OpenVINO model ({folder.weight_format}), "
             "which is logged as it is. Leave quantization out, or log the original checkpoint with that quantization."
+        )
+    if has and (other := other_settings(wanted, has.config)):
+        raise UnsupportedFeatureError(
+            f"quantization={wanted.method!r} with {other[0]}, but the directory holds an OpenVINO model with "
+            f"{other[1]}, which is logged as it is. Leave quantization out, or log the original checkpoint with that "
+            "quantization."
         )

@@ -58,7 +58,7 @@ class Quantization:
     """A method with its settings."""
 
     method: str  # "none", a key of QUANTIZATION_CONFIGS, or transformers' quant_method, for example "gptq"
-    config: Mapping[str, Any]  # what transformers' AutoQuantizationConfig.from_dict takes, or an OpenVINO recipe
+    config: Mapping[str, Any]  # for transformers' AutoQuantizationConfig, or as given of an OpenVINO recipe
 
     @property
     def is_none(self) -> bool:
@@ -103,9 +103,11 @@ class Quantization:
             raise InvalidInputError(f"quantization={dict(self.config)!r}: {error}") from error
 
     def completed(self, dtype: str) -> Quantization:
-        """The same with every setting that transformers fills in; raises as `to_transformers` does."""
-        if self.is_openvino or self.is_auto:
+        """The same with every setting that was left out; raises as `to_transformers` does."""
+        if self.is_auto:
             return self
+        if self.is_openvino:
+            return Quantization(*openvino_recipes.complete(self.config))
         return replace(self, config=_plain(self.for_dtype(dtype).to_transformers()))
 
     def record(self, applied: Applied) -> QuantizationRecord:
@@ -236,6 +238,27 @@ def still_to_apply(wanted: Quantization | None, stored: Quantization | None) -> 
     )
 
 
+def other_settings(wanted: Quantization, has: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Settings that were asked for and that an OpenVINO model does not have; None where it has all of them.
+
+    Args:
+        wanted: The method that it has.
+        has: Its settings, as far as they are known.
+
+    Returns:
+        For a message: what is wanted, and what it has.
+    """
+    different = openvino_recipes.differences(wanted.config, has)
+    if not different:
+        return None
+    stored = (f"{key}={_known(value)}" for key, (_, value) in different.items())
+    return _listed({key: value for key, (value, _) in different.items()}), ", ".join(stored)
+
+
+def _known(value: Any) -> str:
+    return "(not known)" if value is None else repr(value)
+
+
 def _refuse_other_settings(wanted: Quantization, stored: Quantization) -> None:
     has = _with_defaults(stored)
     other = {key: value for key, value in wanted.config.items() if _comparable(value) != _comparable(has.get(key))}
@@ -286,7 +309,7 @@ def _named(name: Any, settings: Mapping[str, Any]) -> Quantization:
 def _of_transformers(config: Mapping[str, Any]) -> Quantization:
     config = dict(config)
     if openvino_recipes.is_openvino(config):
-        return Quantization(*openvino_recipes.complete(config))
+        return Quantization(openvino_recipes.complete(config)[0], config)  # only what was given
     if {"load_in_4bit", "load_in_8bit"} & set(config):
         config.setdefault("quant_method", "bitsandbytes")
     if config.get("quant_method") != "bitsandbytes":

@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
@@ -14,36 +14,55 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import mlflow_llm_plugins
+from mlflow_llm_plugins.generation.engines import engine_row
 from mlflow_llm_plugins.quantized_llm.bundle import DISTRIBUTION, Wheel
+from mlflow_llm_plugins.quantized_llm.openvino_recipes import is_openvino
 from mlflow_llm_plugins.quantized_llm.quantization import PACKAGES
-from mlflow_llm_plugins.quantized_llm.record import FlavorRecord, WeightsFormat
+from mlflow_llm_plugins.quantized_llm.record import FlavorRecord, QuantizationRecord, WeightsFormat
 
 CONDA_FILE, PYTHON_ENV_FILE, REQUIREMENTS_FILE = "conda.yaml", "python_env.yaml", "requirements.txt"
 # What the transformers engine runs on. No torchvision: a text model never needs it.
 ENGINE_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate")
 # What the engine openvino runs on.
 OPENVINO_PACKAGES = ("openvino", "openvino-genai", "openvino-tokenizers", "tokenizers", "jinja2")
-EXTRAS: Mapping[WeightsFormat, str] = MappingProxyType({"safetensors": "torch", "openvino": "openvino"})
+Extra = Literal["torch", "openvino", "openvino-export"]
+PACKAGES_OF: Mapping[Extra, tuple[str, ...]] = MappingProxyType(
+    {
+        "torch": ENGINE_PACKAGES,
+        "openvino": OPENVINO_PACKAGES,
+        "openvino-export": (*ENGINE_PACKAGES, *OPENVINO_PACKAGES, "nncf"),
+    }
+)
 
 
-def library_versions(weights_format: WeightsFormat, quant_method: str | None) -> dict[str, str]:
-    """Installed versions of what loads the artifact, without local labels such as "+cpu"."""
+def extra_of(weights_format: WeightsFormat, quantization: QuantizationRecord | None, engine: str | None) -> Extra:
+    """The extra of this package that loads an artifact.
+
+    Args:
+        weights_format: As they are stored.
+        quantization: What is recorded of it.
+        engine: The one that was named; "auto" needs torch alone, since it chooses among what is installed.
+    """
     if weights_format == "openvino":
-        packages = dict.fromkeys(OPENVINO_PACKAGES)
-    else:
-        packages = dict.fromkeys((*ENGINE_PACKAGES, *_distributions(quant_method)))
-    found = {name: _installed_version(name) for name in packages}
+        return "openvino"
+    is_export = quantization is not None and is_openvino(quantization.config)
+    return "openvino-export" if is_export or engine_row(engine).model_format == "openvino" else "torch"
+
+
+def library_versions(extra: Extra, quantization: QuantizationRecord | None) -> dict[str, str]:
+    """Installed versions of what loads the artifact, without local labels such as "+cpu"."""
+    quant_method = quantization.config.get("quant_method") if quantization else None
+    found = {name: _installed_version(name) for name in (*PACKAGES_OF[extra], *_distributions(quant_method))}
     return {DISTRIBUTION: mlflow_llm_plugins.__version__} | {name: v for name, v in found.items() if v is not None}
 
 
-def default_requirements(record: FlavorRecord) -> list[str]:
+def default_requirements(record: FlavorRecord, extra: Extra) -> list[str]:
     """Pinned requirements, mlflow first."""
     from mlflow import __version__ as mlflow_version
 
     versions = dict(record.library_versions)
     own = versions.pop(DISTRIBUTION)
     pinned = [f"{name}=={version}" for name, version in versions.items()]
-    extra = EXTRAS[record.weights.format]
     return [f"mlflow=={mlflow_version}", f"{DISTRIBUTION}[{extra}]=={own}", *sorted(pinned)]
 
 

@@ -19,9 +19,9 @@ from mlflow_llm_plugins.quantized_llm.plan import plan_save
 from mlflow_llm_plugins.quantized_llm.record import FLAVOR_NAME, MODEL_FOLDER, FlavorRecord
 from mlflow_llm_plugins.quantized_llm.requirements import (
     CONDA_FILE,
-    EXTRAS,
     PYTHON_ENV_FILE,
     default_requirements,
+    extra_of,
     write_environment,
 )
 from mlflow_llm_plugins.quantized_llm.signature import resolve_signature
@@ -75,7 +75,9 @@ def save_model(
         chat_template: Jinja template to use instead of the tokenizer's.
         prompt_template: Text with "{prompt}" once, put around prompts of completions.
         generation_config: Request defaults: a GenerationConfig or a dict of its keys.
-        engine_config: Keys of `ModelConfig`; each can be overridden at load and serve time.
+        engine_config: Keys of `ModelConfig`; each can be overridden at load and serve time. With "openvino" as
+            "engine" the requirements have what exports the weights at the first load; with "auto" only torch, which
+            runs them where OpenVINO is not installed.
         trust_remote_code: Run Python code of the checkpoint; needs a commit as `revision` for a Hub id.
         bundle_plugin: Whether the artifact carries a wheel of this package for its requirements to name. "auto": if
             what is installed did not come from an index, unless you give `pip_requirements` or `conda_env`.
@@ -124,9 +126,10 @@ def save_model(
         staged = mlflow_model.model_id is not None
         code = _validate_and_copy_code_paths(code_paths, str(path))
         record = plan.write(path / MODEL_FOLDER, staged=staged).model_copy(update={"code": code})
-        _describe(mlflow_model, path, record, plan.recorded_config, resolved_signature, input_example, metadata)
-        defaults = default_requirements(record)
-        extra = EXTRAS[record.weights.format]
+        config = plan.recorded_config(record)
+        _describe(mlflow_model, path, record, config, resolved_signature, input_example, metadata)
+        extra = extra_of(record.weights.format, record.quantization, config.engine)
+        defaults = default_requirements(record, extra)
         write_environment(path, defaults, conda_env, pip_requirements, extra_pip_requirements, wheel, extra)
         if staged:
             hand_over_weights(path / MODEL_FOLDER, mlflow_model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,15 @@ def save_tokenizer(tokenizer: Any, folder: Path, chat_template: str | None) -> N
     tokenizer.save_pretrained(folder)
     if chat_template is not None:  # this file has priority over a template in tokenizer_config.json
         (folder / CHAT_TEMPLATE_FILE).write_text(chat_template, encoding="utf-8")
+
+
+def with_chat_template(tokenizer: Any, chat_template: str | None) -> Any:
+    """The tokenizer, or a copy that has this template; it is not changed itself."""
+    if chat_template is None:
+        return tokenizer
+    copied = copy.deepcopy(tokenizer)
+    copied.chat_template = chat_template
+    return copied
 
 
 def check_chat_template(tokenizer: Any, chat_template: str | None) -> None:

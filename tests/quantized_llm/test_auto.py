@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+import torch
+from mlflow.models import Model
 
 from mlflow_llm_plugins import quantized_llm
+from mlflow_llm_plugins.errors import HardwareError, UnsupportedFeatureError
+from mlflow_llm_plugins.generation.openvino.memory import memory_to_open, plan_beside_weights
+from mlflow_llm_plugins.generation.settings import EngineSettings
 from mlflow_llm_plugins.hardware import Accelerator, Cpu, Hardware
 from mlflow_llm_plugins.quantized_llm.auto import (
     Choice,
@@ -19,7 +25,8 @@ from mlflow_llm_plugins.quantized_llm.auto import (
     tell,
     why_not_exported,
 )
-from tests.models import KINDS, random_model
+from mlflow_llm_plugins.quantized_llm.export_cache import FOLDER_VARIABLE
+from tests.models import KINDS, byte_tokenizer, random_model, save_checkpoint
 
 BILLION = 10**9
 NO_EXPORT = "OPT cannot be exported"
@@ -46,10 +53,25 @@ def situation(machine: str, **changes: Any) -> Situation:
         ("avx512", {}, "openvino-int8", "the model runs on the CPU, where OpenVINO is fastest"),
         (
             "plain",
-            {"parameters": 12 * BILLION},
+            {"parameters": 14 * BILLION},
             "openvino-int4",
-            "12.0 GB of 8-bit weights leave no room in the 16.0 GB of memory that are free",
+            "14.0 GB of 8-bit weights leave no room in the 16.0 GB of memory that are free",
         ),
+        (
+            "plain",
+            {"parameters": 40 * BILLION},
+            "none",
+            "20.0 GB of 4-bit weights leave no room in the 16.0 GB of memory that are free; dtype='float32' is the "
+            "fastest without quantization here",
+        ),
+        (
+            "avx512",
+            {"parameters": 40 * BILLION},
+            "nf4",
+            "20.0 GB of 4-bit weights leave no room in the 16.0 GB of memory that are free, and with AVX-512 4 bits "
+            "are faster than float32",
+        ),
+        ("t4", {"needs_openvino": True}, "openvino-int8", "the model runs on the CPU, where OpenVINO is fastest"),
         ("plain", {"parameters": None}, "openvino-int8", "the model runs on the CPU, where OpenVINO is fastest"),
         (
             "avx512",
@@ -97,11 +119,80 @@ def test_each_machine_gets_its_method_with_the_reason(machine, changes, method, 
     assert choose_quantization(situation(machine, **changes)) == Choice(method, reason)
 
 
+@pytest.mark.parametrize("parameters", [BILLION, 8 * BILLION, 32 * BILLION])
+@pytest.mark.parametrize(
+    ("share", "spare", "method"),
+    [(1.0, 0, "openvino-int8"), (1.0, -1, "openvino-int4"), (0.5, 0, "openvino-int4"), (0.5, -1, "none")],
+)
+def test_the_choice_is_the_largest_that_the_engine_opens(parameters, share, spare, method):
+    free = memory_to_open(int(share * parameters)) + spare
+    assert choose_quantization(situation("plain", parameters=parameters, free_bytes=free)).value == method
+
+
+@pytest.mark.parametrize(
+    ("parameters", "kv_bytes_per_token"),
+    [(BILLION // 10, 24_000), (BILLION, 100_000), (8 * BILLION, 140_000), (70 * BILLION, 660_000)],
+)
+@pytest.mark.parametrize("method", ["openvino-int8", "openvino-int4"])
+def test_the_engine_finds_room_for_a_cache_beside_what_was_chosen(parameters, kv_bytes_per_token, method):
+    weight_bytes = parameters if method == "openvino-int8" else parameters // 2
+    free = memory_to_open(weight_bytes)
+    assert choose_quantization(situation("plain", parameters=parameters, free_bytes=free)).value == method
+    plan = plan_beside_weights(EngineSettings(), 4096, kv_bytes_per_token, weight_bytes=weight_bytes, available=free)
+    assert plan.tokens >= 128
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"why_not_openvino": NO_EXPORT},
+            UnsupportedFeatureError,
+            "quantization='auto' for the engine 'openvino': OPT cannot be exported. Leave engine out to have another "
+            "one chosen.",
+        ),
+        (
+            {"parameters": 40 * BILLION},
+            HardwareError,
+            "quantization='auto' for the engine 'openvino': 20.0 GB of 4-bit weights leave no room in the 16.0 GB of "
+            "memory that are free. Free memory, or leave engine out.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("machine", ["plain", "t4"])
+def test_an_engine_that_was_named_and_cannot_be_had_is_an_error_with_the_reason(machine, changes, error, message):
+    with pytest.raises(error) as caught:
+        choose_quantization(situation(machine, needs_openvino=True, **changes))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("engine", "why_not", "needs_openvino"),
+    [
+        (None, None, False),
+        ("auto", None, False),
+        ("openvino", None, True),
+        ("transformers", "the engine is 'transformers'", False),
+        ("generate", "the engine is 'generate'", False),
+        ("a.b:open", "the engine is 'a.b:open'", False),
+    ],
+)
+def test_an_engine_that_was_named_is_part_of_the_situation(engine, why_not, needs_openvino):
+    found = Situation.of(config_of("llama"), BILLION, engine=engine)
+    assert (found.why_not_openvino, found.needs_openvino) == (why_not, needs_openvino)
+
+
 @pytest.mark.parametrize(
     ("machine", "changes", "engine", "reason"),
     [
         ("plain", {}, "openvino", "the model runs on the CPU, where OpenVINO is several times faster than torch"),
         ("avx512", {"why_not_openvino": NO_EXPORT}, "transformers", NO_EXPORT),
+        (
+            "plain",
+            {"weight_bytes": 14 * BILLION},
+            "transformers",
+            "14.0 GB of weights leave no room in the 16.0 GB of memory that are free",
+        ),
         ("t4", {}, "transformers", "the machine has a GPU (Tesla T4), which OpenVINO is not used for"),
     ],
 )
@@ -175,3 +266,102 @@ def test_auto_takes_no_settings(checkpoint, tmp_path):
     with pytest.raises(mlflow.exceptions.MlflowException) as caught:
         quantized_llm.save_model(checkpoint, tmp_path / "model", quantization={"method": "auto", "group_size": 64})
     assert caught.value.message == "quantization='auto' takes no settings, got group_size=64. Leave them out."
+
+
+@pytest.mark.parametrize("engine", ["transformers", "generate"])
+def test_an_engine_of_torch_gets_a_method_of_torch(machine, checkpoint, tmp_path, engine):
+    machine("plain")
+    quantized_llm.save_model(checkpoint, tmp_path / "a", quantization="auto", engine_config={"engine": engine})
+    section = Model.load(str(tmp_path / "a")).flavors["quantized_llm"]
+    assert section["quantization"] is None
+    assert section["quantization_reason"].startswith(f"the engine is {engine!r}; ")
+
+
+def test_the_engine_openvino_gets_its_own_method_on_a_machine_with_a_gpu(machine, checkpoint, tmp_path):
+    machine("t4")
+    config = {"engine": "openvino"}
+    quantized_llm.save_model(checkpoint, tmp_path / "a", quantization="auto", engine_config=config)
+    assert Model.load(str(tmp_path / "a")).flavors["quantized_llm"]["quantization"]["method"] == "openvino-int8"
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A checkpoint that OpenVINO can express by its config.json, and whose export is refused when it is proven."""
+    model = random_model("llama")
+    with torch.no_grad():
+        model.model.norm.weight.fill_(math.nan)
+    return save_checkpoint(tmp_path / "broken", model, byte_tokenizer())
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "cache"))
+
+
+WHY_NOT = "LlamaForCausalLM cannot be exported to OpenVINO: its log-probabilities are no finite numbers"
+
+
+def test_an_export_that_fails_is_a_reason_to_choose_again_when_it_is_logged(machine, broken, tmp_path, caplog):
+    machine("plain")
+    with caplog.at_level(logging.WARNING):
+        quantized_llm.save_model(broken, tmp_path / "a", quantization="auto")
+    reason = f"{WHY_NOT}; dtype='float32' is the fastest without quantization here"
+    assert f"quantization='auto': 'none', since {reason}." in caplog.messages
+    section = Model.load(str(tmp_path / "a")).flavors["quantized_llm"]
+    assert (section["quantization"], section["quantization_reason"]) == (None, reason)
+    assert section["weights"]["format"] == "safetensors"
+    assert (tmp_path / "a/model/model.safetensors").is_file()
+    assert not list((tmp_path / "a/model").glob("openvino*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "what"),
+    [
+        ({}, {"quantization": "auto"}, "quantization"),
+        ({"engine_config": {"quantization": "auto"}}, {}, "quantization"),
+        ({"quantization": "auto", "save_pretrained": False}, {}, "quantization"),
+        ({}, {"engine": "auto"}, "engine"),
+        ({}, {"engine": "auto", "quantization": "auto"}, "engine"),
+    ],
+    ids=["at load", "recorded", "chosen when logged", "engine", "both"],
+)
+def test_an_export_that_fails_is_a_reason_to_choose_again_when_it_is_loaded(
+    machine, broken, cache, tmp_path, caplog, options, config, what
+):
+    machine("plain")
+    quantized_llm.save_model(broken, tmp_path / "a", **options)
+    with caplog.at_level(logging.WARNING):
+        model = quantized_llm.load_model(str(tmp_path / "a"), return_type="model", **config)
+    assert type(model).__name__ == "LlamaForCausalLM"
+    chosen = {"quantization": "none", "engine": "transformers"}[what]
+    assert any(text.startswith(f"{what}='auto': {chosen!r}, since {WHY_NOT}") for text in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"engine": "openvino"}, {"engine": "openvino", "quantization": "auto"}, {"quantization": "openvino-int8"}],
+)
+def test_an_export_that_was_asked_for_and_fails_is_an_error(machine, broken, cache, tmp_path, config):
+    machine("plain")
+    quantized_llm.save_model(broken, tmp_path / "a")
+    with pytest.raises(mlflow.exceptions.MlflowException) as caught:
+        quantized_llm.load_model(str(tmp_path / "a"), **config)
+    assert caught.value.message == f"{WHY_NOT}."
+
+
+def test_what_auto_chooses_opens_in_the_memory_that_it_needs(machine, checkpoint, cache, tmp_path, monkeypatch):
+    """The engine itself says whether it opens, told the same of the memory."""
+    from mlflow_llm_plugins import hardware
+    from mlflow_llm_plugins.generation.openvino import engine
+
+    machine("plain")
+    quantized_llm.save_model(checkpoint, tmp_path / "a")
+    parameters = Model.load(str(tmp_path / "a")).flavors["quantized_llm"]["parameters"]
+    for module in (hardware, engine):
+        monkeypatch.setattr(module, "available_memory_bytes", lambda: memory_to_open(parameters))
+    model = mlflow.pyfunc.load_model(str(tmp_path / "a"), model_config={"quantization": "auto"})
+    try:
+        assert model.get_raw_model().stats().engine == "openvino"
+        assert model.predict(["Hello"], params={"max_tokens": 2})
+    finally:
+        model.get_raw_model().close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -10,16 +11,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from mlflow_llm_plugins import quantized_llm
-from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
+from mlflow_llm_plugins.errors import CheckpointError, InvalidInputError, UnsupportedFeatureError
 from mlflow_llm_plugins.quantized_llm import export_cache
 from mlflow_llm_plugins.quantized_llm.artifact import Artifact
 from mlflow_llm_plugins.quantized_llm.export_cache import BYTES_VARIABLE, FOLDER_VARIABLE, exported
+from mlflow_llm_plugins.quantized_llm.export_key import export_key
+from mlflow_llm_plugins.quantized_llm.file_digests import FileDigests
 from mlflow_llm_plugins.quantized_llm.quantization import parse_quantization
 from tests.models import byte_tokenizer, random_model, save_checkpoint
+from tests.quantized_llm.openvino_export.full_disk import limited_files
 
 MODEL = ("openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml", "config.json", "tokenizer.json")
 
@@ -149,14 +152,100 @@ def test_an_export_that_a_process_uses_stays(cache, paths, monkeypatch):
     assert other.is_dir()
 
 
-def test_a_process_that_has_the_pid_of_a_user_that_ended_is_no_user(cache, paths, monkeypatch):
-    used = export(paths["one"])
-    shutil.rmtree(used / ".users")
-    (used / ".users").mkdir()
-    (used / ".users" / f"{psutil.Process().pid}-1.00").touch()
-    monkeypatch.setenv(BYTES_VARIABLE, "1")
-    export(paths["other"])
-    assert not used.exists()
+def test_an_export_has_its_proof_beside_it_and_its_largest_difference_in_the_message(cache, paths, caplog):
+    with caplog.at_level(logging.WARNING):
+        found = export(paths["one"], "openvino-int8")
+    report = json.loads((found / "export.json").read_text(encoding="utf-8"))
+    assert report["traced_dtype"] == "float32"
+    assert report["seconds"] > 0
+    assert report["probe"]["max_difference"] > report["probe"]["uncompressed_difference"]
+    largest = f"differ by at most {report['probe']['max_difference']:.2g} from torch's"
+    assert [message for message in caplog.messages if largest in message]
+
+
+HIT = (
+    EXPORT
+    + """
+heavy = {"torch", "transformers", "openvino", "openvino_genai", "openvino_tokenizers", "nncf"} & set(sys.modules)
+print(sorted(heavy))
+"""
+)
+
+
+def test_an_export_that_is_there_is_found_without_the_packages_that_make_one(cache, paths):
+    made = export(paths["one"])
+    done = subprocess.run(
+        [sys.executable, "-c", HIT, str(paths["one"])], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.splitlines()[-2:] == [str(made), "[]"]
+
+
+def test_the_type_that_the_weights_have_anyway_makes_no_other_export(cache, paths):
+    assert export(paths["one"], dtype="float32") == export(paths["one"])
+
+
+@pytest.fixture
+def folders(paths, tmp_path) -> tuple[Path, Path]:
+    """The folder of the weights, and that of configuration and tokenizer."""
+    return (
+        shutil.copytree(paths["one"] / "model", tmp_path / "weights"),
+        shutil.copytree(paths["one"] / "model", tmp_path / "described"),
+    )
+
+
+def key(folders: tuple[Path, Path], **recipe: Any) -> str:
+    table = folders[0].parent / "digests.json"
+    return export_key(*folders, {"weight_format": "none", **recipe}, None, FileDigests(table))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("described/config.json", "described/tokenizer.json", "described/tokenizer_config.json"),
+        *("described/special_tokens_map.json", "described/added_tokens.json", "described/generation_config.json"),
+        *("described/chat_template.jinja", "described/additional_chat_templates/tools.jinja"),
+        *("described/tokenizer.model", "described/vocab.txt", "described/tokenization_own.py"),
+        *("weights/config.json", "weights/modeling_own.py", "weights/model.safetensors"),
+    ],
+)
+def test_each_file_that_an_export_reads_is_in_its_name(folders, tmp_path, name):
+    before = key(folders)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    with (tmp_path / name).open("a", encoding="utf-8") as stream:
+        stream.write("\n")
+    assert key(folders) != before
+
+
+@pytest.mark.parametrize("name", ["weights/README.md", "described/README.md", "weights/trainer_state.json"])
+def test_files_that_no_export_reads_are_not_in_its_name(folders, tmp_path, name):
+    before = key(folders)
+    (tmp_path / name).write_text("another text", encoding="utf-8")
+    assert key(folders) == before
+
+
+@pytest.mark.parametrize("package", ["openvino", "nncf", "transformers"])
+def test_another_version_of_what_exports_makes_another_export(folders, tmp_path, monkeypatch, package):
+    before = key(folders)
+    metadata = tmp_path / f"packages/{package}-0.1.dist-info/METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    assert key(folders) != before
+
+
+def test_a_folder_that_cannot_be_made_is_refused_with_what_to_set(paths, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(CheckpointError) as caught:
+        export(paths["one"])
+    assert str(caught.value).startswith(f"The model cannot be exported into {tmp_path}/file/openvino: ")
+    assert str(caught.value).endswith(f"Free space there, or set {FOLDER_VARIABLE} to a folder that can be written.")
+
+
+def test_nothing_is_left_of_an_export_that_does_not_fit_on_the_disk(cache, paths):
+    with limited_files(), pytest.raises(CheckpointError, match="Free space there, or set MLFLOW_LLM_EXPORT_CACHE"):
+        export(paths["one"])
+    assert entries(cache) == []
 
 
 @pytest.mark.parametrize("value", ["10GB", "-1", "1.5"])

@@ -212,8 +212,8 @@ def test_it_is_loaded_and_answers_where_there_is_no_torch(saved):
     [
         (
             {"engine": "transformers"},
-            "The artifact holds an OpenVINO model, which runs on the engine 'openvino' alone. Leave engine out, or log "
-            "the original model.",
+            "The artifact holds an OpenVINO model, which runs on the engine 'openvino' alone. Leave engine out, or "
+            "log the original model.",
         ),
         (
             {"quantization": "nf4"},
@@ -243,6 +243,15 @@ def test_a_model_file_that_is_missing_is_named(saved, tmp_path):
     (copy / "model/openvino_model.bin").unlink()
     assert refusal(lambda: mlflow.pyfunc.load_model(str(copy))) == (
         f"{copy / 'model'} is damaged: it has no openvino_model.bin. Copy or download it again."
+    )
+
+
+@pytest.mark.parametrize("package", ["openvino", "openvino_genai", "openvino_tokenizers", "tokenizers", "jinja2"])
+def test_a_package_that_serving_lacks_is_named_with_the_pip_command(saved, monkeypatch, package):
+    artifact = saved("openvino-int8")
+    monkeypatch.setitem(sys.modules, package, None)
+    assert refusal(lambda: mlflow.pyfunc.load_model(str(artifact))) == (
+        f"The engine 'openvino' needs {package}: pip install 'mlflow-llm-plugins[openvino]'"
     )
 
 
@@ -325,14 +334,14 @@ def test_an_engine_that_is_left_to_auto_is_told_with_the_reason(checkpoint, tmp_
         (
             None,
             {"engine": "openvino", "quantization": "nf4"},
-            "quantization='nf4' is of torch, and the engine 'openvino' runs 'none', 'openvino-fp16', 'openvino-int8' or "
-            "'openvino-int4'. Choose one of these, or leave engine out.",
+            "quantization='nf4' is of torch, and the engine 'openvino' runs 'none', 'openvino-fp16', 'openvino-int8' "
+            "or 'openvino-int4'. Choose one of these, or leave engine out.",
         ),
         (
             None,
             {"engine": "transformers", "quantization": "openvino-int8"},
-            "quantization='openvino-int8' makes an OpenVINO model, which the engine 'transformers' does not run. Leave "
-            "engine out, or set it to 'openvino'.",
+            "quantization='openvino-int8' makes an OpenVINO model, which the engine 'transformers' does not run. "
+            "Leave engine out, or set it to 'openvino'.",
         ),
     ],
 )
@@ -366,6 +375,18 @@ def test_a_directory_with_an_openvino_model_is_logged_as_it_is(foreign, tmp_path
     assert opened(tmp_path / "artifact").predict(["Hello"], params={"max_tokens": 2})
 
 
+TEMPLATE = "{% for message in messages %}<<{{ message['content'] }}>>{% endfor %}"
+
+
+@pytest.mark.parametrize("origin", ["checkpoint", "foreign"])
+def test_a_chat_template_that_is_given_is_also_that_of_openvinos_own_tokenizer(request, origin, tmp_path):
+    quantization = "openvino-int8" if origin == "checkpoint" else None
+    source = request.getfixturevalue(origin)
+    quantized_llm.save_model(source, tmp_path / "artifact", quantization=quantization, chat_template=TEMPLATE)
+    tokenizer = quantized_llm.load_model(str(tmp_path / "artifact"), return_type="components")["tokenizer"]
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], True) == "<<Hello>>"
+
+
 def test_a_tokenizer_model_that_it_lacks_is_made(foreign, tmp_path, opened):
     bare = shutil.copytree(foreign, tmp_path / "bare")
     for file in [*bare.glob("openvino_tokenizer.*"), *bare.glob("openvino_detokenizer.*")]:
@@ -388,6 +409,40 @@ def test_such_a_directory_cannot_be_quantized_once_more(foreign, tmp_path):
         "quantization='openvino-int4', but the directory holds an OpenVINO model (int8), which is logged as it is. "
         "Leave quantization out, or log the original checkpoint with that quantization."
     )
+
+
+def test_other_settings_than_the_artifact_has_are_refused_with_both(saved):
+    artifact, config = saved("openvino-int8"), {"quantization": {"method": "openvino-int8", "symmetric": True}}
+    message = (
+        "quantization='openvino-int8' with symmetric=True, but the artifact holds an OpenVINO model with "
+        "symmetric=False, which stays as it is. Leave quantization out, or log the original model with that "
+        "quantization."
+    )
+    assert refusal(lambda: mlflow.pyfunc.load_model(str(artifact), model_config=config)) == message
+    assert refusal(lambda: quantized_llm.load_model(str(artifact), **config)) == message
+
+
+def test_other_settings_than_the_directory_has_are_refused_with_both(foreign, tmp_path):
+    wanted = {"method": "openvino-int8", "symmetric": True}
+    assert refusal(lambda: quantized_llm.save_model(foreign, tmp_path / "artifact", quantization=wanted)) == (
+        "quantization='openvino-int8' with symmetric=True, but the directory holds an OpenVINO model with "
+        "symmetric=False, which is logged as it is. Leave quantization out, or log the original checkpoint with that "
+        "quantization."
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quantization": "openvino-int8"},
+        {"quantization": {"method": "openvino-int8", "symmetric": False}},
+        {"quantization": "auto"},
+        {"engine_config": {"quantization": "auto"}},
+    ],
+)
+def test_settings_that_the_directory_has_may_be_said(foreign, tmp_path, options):
+    quantized_llm.save_model(foreign, tmp_path / "artifact", **options)
+    assert section(tmp_path / "artifact")["quantization"]["method"] == "openvino-int8"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

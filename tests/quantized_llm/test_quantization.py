@@ -22,6 +22,7 @@ from mlflow_llm_plugins.quantized_llm.quantization import (
     Quantization,
     as_plain,
     check_environment,
+    other_settings,
     parse_quantization,
     still_to_apply,
 )
@@ -154,6 +155,20 @@ def test_missing_package_is_answered_with_the_pip_command(monkeypatch: pytest.Mo
     assert str(caught.value) == "quantization='nf4' needs bitsandbytes: pip install 'mlflow-llm-plugins[torch]'"
 
 
+@pytest.mark.parametrize("package", ["openvino", "openvino_tokenizers", "nncf", "torch", "transformers"])
+def test_missing_package_of_an_export_is_answered_with_the_pip_command(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+
+    with pytest.raises(MissingDependencyError) as caught:
+        check_environment(parsed("openvino-int8"), pre_quantized=False)
+
+    assert str(caught.value) == (
+        f"quantization='openvino-int8' needs {package}: pip install 'mlflow-llm-plugins[openvino-export]'"
+    )
+
+
 def test_missing_package_of_another_method_is_named() -> None:
     with pytest.raises(MissingDependencyError) as caught:
         check_environment(parsed(QuantoConfig(weights="int8")), pre_quantized=False)
@@ -262,3 +277,40 @@ def test_bitsandbytes_without_a_width_is_refused(value: Any) -> None:
         "A bitsandbytes configuration must set load_in_4bit or load_in_8bit, and this one sets neither. Add one, or "
         "give the method by its name: 'nf4', 'fp4' or 'int8'."
     )
+
+
+@pytest.mark.parametrize("value", ["openvino-int8", {"method": "openvino-int4", "group_size": 64}])
+def test_settings_of_openvino_that_were_left_out_are_filled_in_only_when_it_is_complete(value: Any) -> None:
+    given = parsed(value).config
+
+    assert "symmetric" not in given
+    assert parsed(as_plain(value)).config == given
+    assert parsed(value).completed("float32").config["symmetric"] == (parsed(value).method == "openvino-int4")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "has", "said"),
+    [
+        ("openvino-int8", {"symmetric": True}, None),
+        ({"method": "openvino-int8", "symmetric": True}, {"symmetric": True}, None),
+        (
+            {"method": "openvino-int8", "symmetric": False},
+            {"symmetric": True},
+            ("symmetric=False", "symmetric=True"),
+        ),
+        (
+            {"method": "openvino-int4", "group_size": 64, "ratio": 0.5},
+            {"group_size": 128},
+            ("group_size=64, ratio=0.5", "group_size=128, ratio=(not known)"),
+        ),
+        (
+            {"method": "openvino-int4", "awq": True, "calibration": ["a", "b"]},
+            {"awq": True, "calibration": "2 texts"},
+            None,
+        ),
+    ],
+)
+def test_settings_that_an_openvino_model_lacks_are_found(wanted: Any, has: Any, said: Any) -> None:
+    config = {"quant_method": "openvino", "weight_format": parsed(wanted).config["weight_format"], **has}
+
+    assert other_settings(parsed(wanted), config) == said

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from mlflow_llm_plugins import __version__, quantized_llm
+from tests.models import byte_tokenizer, random_model, save_checkpoint
 
 
 @pytest.fixture
@@ -305,3 +306,92 @@ def test_chat_template_that_cannot_be_used_is_refused(
     checkpoint: Path, artifact: Path, template: Any, message: str
 ) -> None:
     assert refusal(checkpoint, artifact, chat_template=template).startswith(message)
+
+
+OPENVINO_PINS = {"openvino", "openvino-genai", "openvino-tokenizers", "nncf"}
+
+
+def requirement_names(artifact: Path) -> set[str]:
+    lines = (artifact / "requirements.txt").read_text().splitlines()
+    return {line.partition("==")[0] for line in lines if not line.startswith("--find-links")}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"engine_config": {"engine": "openvino"}},
+        {"engine_config": {"engine": "openvino", "quantization": "auto"}},
+        {"engine_config": {"quantization": "openvino-int8"}},
+        {"quantization": "openvino-int8", "save_pretrained": False},
+    ],
+    ids=["engine", "engine and auto", "method at load", "reference"],
+)
+def test_what_is_exported_when_it_is_loaded_names_what_exports_it(
+    checkpoint: Path, artifact: Path, arguments: dict[str, Any]
+) -> None:
+    quantized_llm.save_model(checkpoint, artifact, **arguments)
+
+    names = requirement_names(artifact)
+    assert "mlflow-llm-plugins[openvino-export]" in names
+    assert names >= OPENVINO_PINS | {"torch", "transformers", "accelerate", "safetensors", "tokenizers", "jinja2"}
+    assert set(section(artifact)["library_versions"]) >= OPENVINO_PINS | {"torch"}
+
+
+@pytest.mark.parametrize("engine_config", [{"engine": "auto"}, {"quantization": "auto"}, {"engine": "transformers"}])
+def test_what_runs_without_openvino_does_not_name_it(
+    checkpoint: Path, artifact: Path, engine_config: dict[str, Any]
+) -> None:
+    quantized_llm.save_model(checkpoint, artifact, engine_config=engine_config)
+
+    assert "mlflow-llm-plugins[torch]" in requirement_names(artifact)
+    assert not requirement_names(artifact) & OPENVINO_PINS
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"engine_config": {"engine": "openvino"}},
+        {"engine_config": {"engine": "openvino"}, "quantization": "auto"},
+        {"engine_config": {"quantization": "openvino-int8"}},
+        {"quantization": "openvino-int8", "save_pretrained": False},
+    ],
+    ids=["engine", "engine and auto", "method at load", "reference"],
+)
+def test_what_can_never_be_exported_is_refused_when_it_is_logged(
+    tmp_path: Path, artifact: Path, arguments: dict[str, Any]
+) -> None:
+    checkpoint = save_checkpoint(tmp_path / "bloom", random_model("bloom"), byte_tokenizer())
+
+    assert "BloomForCausalLM cannot be exported to OpenVINO: " in refusal(checkpoint, artifact, **arguments)
+    assert not artifact.exists()
+
+
+def test_attention_with_a_softcap_is_refused_when_it_is_logged(tmp_path: Path, artifact: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path / "gemma2", random_model("gemma2"), byte_tokenizer())
+
+    assert refusal(checkpoint, artifact, engine_config={"engine": "openvino"}) == (
+        "Gemma2ForCausalLM cannot be exported to OpenVINO: its attention has a softcap, for which OpenVINO's has no "
+        "place."
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"quantization": "nf4", "engine_config": {"engine": "openvino"}},
+            "quantization='nf4' is of torch, and engine='openvino' runs OpenVINO models. Leave engine out, or choose "
+            "one of OpenVINO's methods.",
+        ),
+        (
+            {"engine_config": {"engine": "transformers", "quantization": "openvino-int8"}},
+            "engine='transformers' does not run OpenVINO models, which only the engine 'openvino' does. Leave engine "
+            "out, or choose another quantization.",
+        ),
+    ],
+)
+def test_an_engine_that_does_not_run_the_method_is_refused_when_it_is_logged(
+    checkpoint: Path, artifact: Path, arguments: dict[str, Any], message: str
+) -> None:
+    assert refusal(checkpoint, artifact, **arguments) == message
+    assert not artifact.exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_llm_plugins.errors import InvalidInputError, LLMError, MissingDependencyError, UnsupportedFeatureError
+from mlflow_llm_plugins.errors import (
+    HardwareError,
+    InvalidInputError,
+    LLMError,
+    MissingDependencyError,
+    UnsupportedFeatureError,
+)
 from mlflow_llm_plugins.generation.openvino.telemetry import telemetry_refused
 from mlflow_llm_plugins.quantized_llm.openvino_export.exportable import check_exportable
+from mlflow_llm_plugins.quantized_llm.openvino_export.machine_errors import is_of_disk, is_of_memory
 from mlflow_llm_plugins.quantized_llm.openvino_export.probe import Probe, Question
 from mlflow_llm_plugins.quantized_llm.openvino_export.recipe import OpenVINORecipe
 
@@ -40,7 +49,8 @@ def export_model(model: PreTrainedModel, tokenizer: Any, folder: Path, recipe: O
     """Write the model as OpenVINO files and prove them against torch; safe to call from any thread.
 
     The folder then has openvino_model.xml and .bin, config.json, generation_config.json, the tokenizer's files, and
-    tokenizer and detokenizer as OpenVINO models. The model is not changed.
+    tokenizer and detokenizer as OpenVINO models; a warning tells where the last two cannot be made. The model is not
+    changed.
 
     Args:
         model: A causal language model on the CPU, in float32, bfloat16 or float16.
@@ -51,14 +61,16 @@ def export_model(model: PreTrainedModel, tokenizer: Any, folder: Path, recipe: O
     Raises:
         UnsupportedFeatureError: The architecture cannot be expressed, or the files answer otherwise than torch does.
         InvalidInputError: The folder is not empty, or the model is not on the CPU.
-        MissingDependencyError: openvino, openvino-tokenizers or nncf is not installed.
+        MissingDependencyError: openvino or nncf is not installed.
+        HardwareError: This machine has too little memory.
+        OSError: The folder cannot be written, or has no space left.
     """
     start = time.monotonic()
     check_exportable(model.config)
     _check_model(model)
     if not folder.is_dir() or any(folder.iterdir()):
         raise InvalidInputError(f"The export needs an empty folder, and {folder} is none.")
-    with telemetry_refused(), _explained(model), _progress(5 if recipe.is_compressed else 4) as stage:
+    with telemetry_refused(), _explained(model, folder), _progress(5 if recipe.is_compressed else 4) as stage:
         dtype, probe = _export(model, tokenizer, folder, recipe, stage)
     return ExportReport(time.monotonic() - start, (folder / WEIGHTS_FILE).stat().st_size, dtype, probe)
 
@@ -71,9 +83,14 @@ def _export(
 
     from mlflow_llm_plugins.quantized_llm.openvino_export.compression import compress
     from mlflow_llm_plugins.quantized_llm.openvino_export.conversion import convert
-    from mlflow_llm_plugins.quantized_llm.openvino_export.files import write_configuration, write_tokenizer
+    from mlflow_llm_plugins.quantized_llm.openvino_export.files import (
+        convert_tokenizer,
+        write_configuration,
+        write_tokenizer,
+    )
     from mlflow_llm_plugins.quantized_llm.openvino_export.traceable import traceable_copy, traced_dtype
 
+    tokenizer_models = convert_tokenizer(tokenizer)
     stage("asking torch")
     traced = traceable_copy(model, rounded_to_fp16=recipe.weight_format == "fp16")
     dtype = traced_dtype(traced)
@@ -90,7 +107,7 @@ def _export(
     ov.save_model(converted, folder / MODEL_FILE, compress_to_fp16=False)
     del converted, traced  # before the files are read
     write_configuration(model, folder)
-    write_tokenizer(tokenizer, folder)
+    write_tokenizer(tokenizer, tokenizer_models, folder)
     stage("checking")
     return dtype, question.prove(folder, uncompressed_difference)
 
@@ -128,19 +145,25 @@ def _progress(stages: int) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def _explained(model: Any) -> Iterator[None]:
+def _explained(model: Any, folder: Path) -> Iterator[None]:
     """Whatever the libraries raise about a model that they cannot express, as ours, with its name."""
     name = type(model).__name__
     try:
         yield
     except UnsupportedFeatureError as error:
         raise UnsupportedFeatureError(f"{name} cannot be exported to OpenVINO: {error}.") from error
-    except (LLMError, MemoryError, OSError):
+    except (LLMError, OSError):
         raise
     except ImportError as error:
         raise MissingDependencyError(
             f"The export to OpenVINO needs a package ({error}): pip install 'mlflow-llm-plugins[openvino-export]'"
         ) from error
     except Exception as error:  # of torch's tracer, transformers or OpenVINO's frontend, with classes of all kinds
+        if is_of_memory(error):
+            raise HardwareError(
+                f"{name} cannot be exported to OpenVINO on this machine: its memory is too small ({error})."
+            ) from error
+        if is_of_disk(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UnsupportedFeatureError(f"{name} cannot be exported to OpenVINO: {reason}") from error

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow_llm_plugins.errors import UnsupportedFeatureError
 from mlflow_llm_plugins.generation.openvino.telemetry import telemetry_refused
 from mlflow_llm_plugins.quantized_llm.openvino_export.context import longest_context
+from mlflow_llm_plugins.quantized_llm.openvino_export.machine_errors import is_of_memory
 
 _logger = logging.getLogger(__name__)
+
+TOKENIZER_FILES = tuple(f"openvino_{kind}.{end}" for kind in ("tokenizer", "detokenizer") for end in ("xml", "bin"))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerModels:
+    """A tokenizer as two OpenVINO models."""
+
+    encoder: Any
+    decoder: Any
+
+    def save(self, folder: Path) -> None:
+        """Write the four `TOKENIZER_FILES`."""
+        import openvino as ov
+
+        for model, name in ((self.encoder, "openvino_tokenizer.xml"), (self.decoder, "openvino_detokenizer.xml")):
+            ov.save_model(model, folder / name)
 
 
 def write_configuration(model: Any, folder: Path) -> None:
@@ -29,27 +47,36 @@ def write_configuration(model: Any, folder: Path) -> None:
     generation_config.to_json_file(folder / "generation_config.json")
 
 
-def write_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write the tokenizer's own files, and tokenizer and detokenizer as OpenVINO models."""
-    tokenizer.save_pretrained(folder)
-    write_tokenizer_model(tokenizer, folder)
+def convert_tokenizer(tokenizer: Any) -> TokenizerModels | None:
+    """Tokenizer and detokenizer as OpenVINO models, which constraints need and nothing else.
 
-
-def write_tokenizer_model(tokenizer: Any, folder: Path) -> None:
-    """Write tokenizer and detokenizer as OpenVINO models, which stop strings and grammars of the library need.
-
-    Raises:
-        UnsupportedFeatureError: OpenVINO has no operations for this tokenizer.
+    Returns:
+        None where OpenVINO has no operations for this tokenizer or its package is missing, after a warning.
     """
     with telemetry_refused():
-        import openvino as ov
-        from openvino_tokenizers import convert_tokenizer
-
         try:
-            encoder, decoder = convert_tokenizer(tokenizer, with_detokenizer=True)
+            from openvino_tokenizers import convert_tokenizer as convert
+
+            encoder, decoder = convert(tokenizer, with_detokenizer=True)
+        except ImportError as error:
+            reason = f"{error}; pip install 'mlflow-llm-plugins[openvino-export]' and do this again"
         except Exception as error:  # of many classes: RuntimeError, OVTypeError, KeyError
-            raise UnsupportedFeatureError(
-                f"{type(tokenizer).__name__} cannot be converted for OpenVINO: {str(error).strip()}"
-            ) from error
-        ov.save_model(encoder, folder / "openvino_tokenizer.xml")
-        ov.save_model(decoder, folder / "openvino_detokenizer.xml")
+            if is_of_memory(error):
+                raise
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        else:
+            return TokenizerModels(encoder, decoder)
+    _logger.warning(
+        "%s cannot be converted for OpenVINO (%s). The model refuses constrained output (response_format, regex, "
+        "choice and whatever else prescribes an answer's form); other requests it answers.",
+        type(tokenizer).__name__,
+        reason,
+    )
+    return None
+
+
+def write_tokenizer(tokenizer: Any, models: TokenizerModels | None, folder: Path) -> None:
+    """Write the tokenizer's own files, and those of its models where there are any."""
+    tokenizer.save_pretrained(folder)
+    if models is not None:
+        models.save(folder)

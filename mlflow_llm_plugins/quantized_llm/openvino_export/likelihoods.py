@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlflow_llm_plugins.errors import UnsupportedFeatureError
+from mlflow_llm_plugins.quantized_llm.openvino_export.machine_errors import is_of_memory
 
 # Without rounding activations to 8 bits; the second keeps activations, keys and values in float32, too. The paged form
 # (2026.4) refuses keys and values in another type than the activations have, so they are left to the first alone.
@@ -119,6 +120,8 @@ def by_continuous_batching(folder: Path, prompt: Ids, properties: Mapping[str, s
             raise UnsupportedFeatureError("OpenVINO GenAI does not end a request with it")
         output = handle.read_all()[0]
     except RuntimeError as error:
+        if is_of_memory(error):
+            raise
         reason = str(error).strip().splitlines()[-1].rstrip(".")
         raise UnsupportedFeatureError(f"OpenVINO GenAI cannot bring it into its paged form ({reason})") from error
     return np.array(output.generated_ids), np.array(output.generated_log_probs)

@@ -81,7 +81,7 @@ class Question:
             UnsupportedFeatureError: It is more than rounding.
         """
         differences = self._differences(self._ask(converted).logprobs, self.expected.logprobs)
-        return self._checked(differences, "model", _EXACT_TOLERANCE)
+        return self._checked(differences, "model", "torch", _EXACT_TOLERANCE)
 
     def prove(self, folder: Path, uncompressed_difference: float | None) -> Probe:
         """Compare the files as written.
@@ -96,7 +96,7 @@ class Question:
         found = self._ask(folder / "openvino_model.xml")
         differences = self._differences(found.logprobs, self.expected.logprobs)
         if uncompressed_difference is None:
-            uncompressed_difference = self._checked(differences, "model", _EXACT_TOLERANCE)
+            uncompressed_difference = self._checked(differences, "model", "torch", _EXACT_TOLERANCE)
         return Probe(
             tokens=self.text.shape[1],
             sliding_window=self.sliding_window,
@@ -117,7 +117,8 @@ class Question:
         ids, logprobs = answer
         whole = np.concatenate([prompt, ids[None]], axis=1)
         expected = self._ask(folder / "openvino_model.xml", whole).logprobs[0, -len(ids) :]
-        return self._checked(self._differences(logprobs, expected), "model's paged form", _PAGED_TOLERANCE)
+        differences = self._differences(logprobs, expected)
+        return self._checked(differences, "model's paged form", "its plain form", _PAGED_TOLERANCE)
 
     def _ask(self, model: Any, text: Ids | None = None) -> Likelihoods:
         return by_openvino(model, self.text if text is None else text, FLOAT32 if self.is_exact else UNROUNDED)
@@ -128,13 +129,13 @@ class Question:
             raise UnsupportedFeatureError("its log-probabilities are no finite numbers")
         return differences
 
-    def _checked(self, differences: Floats, what: str, exact_tolerance: float) -> float:
+    def _checked(self, differences: Floats, what: str, reference: str, exact_tolerance: float) -> float:
         figure = float(differences.max() if self.is_exact else differences.mean())
         tolerance = exact_tolerance if self.is_exact else _ROUNDED_TOLERANCE
         if figure > tolerance:
             raise UnsupportedFeatureError(
-                f"the exported {what} answers otherwise than torch: log-probabilities differ by {figure:.3g}, and at "
-                f"most {tolerance:g} is rounding"
+                f"the exported {what} answers otherwise than {reference}: log-probabilities differ by {figure:.3g}, "
+                f"and at most {tolerance:g} is rounding"
             )
         return float(differences.max())
 

@@ -17,13 +17,17 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mlflow_llm_plugins import hardware
-from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
+from mlflow_llm_plugins.errors import HardwareError, InvalidInputError, UnsupportedFeatureError
+from mlflow_llm_plugins.quantized_llm.openvino_export import probe
 from mlflow_llm_plugins.quantized_llm.openvino_export.attention import registered
 from mlflow_llm_plugins.quantized_llm.openvino_export.export import export_model
+from mlflow_llm_plugins.quantized_llm.openvino_export.likelihoods import by_continuous_batching
 from mlflow_llm_plugins.quantized_llm.openvino_export.recipe import OpenVINORecipe
 from tests.models import byte_tokenizer, random_model
 from tests.quantized_llm.openvino_export.architectures import build
 from tests.quantized_llm.openvino_export.exported import logprobs_of, random_ids, torch_logprobs
+from tests.quantized_llm.openvino_export.full_disk import limited_files
+from tests.quantized_llm.openvino_export.unconvertible import unconvertible_tokenizer
 
 AS_IT_IS = OpenVINORecipe(weight_format="none")
 FILES = {
@@ -235,11 +239,65 @@ def test_an_export_that_answers_otherwise_than_torch_is_refused(weight_format, t
         export_model(model, byte_tokenizer(), tmp_path, recipe)
 
 
+def test_a_paged_form_that_answers_otherwise_is_compared_with_the_plain_form(tmp_path, monkeypatch):
+    def disturbed(*arguments):
+        ids, logprobs = by_continuous_batching(*arguments)
+        return ids, logprobs - 0.5
+
+    monkeypatch.setattr(probe, "by_continuous_batching", disturbed)
+    with pytest.raises(UnsupportedFeatureError) as caught:
+        export_model(build("llama"), byte_tokenizer(), tmp_path, AS_IT_IS)
+    assert "the exported model's paged form answers otherwise than its plain form: log-pr" in str(caught.value)
+    assert "differ by 0.5" in str(caught.value)
+
+
+class _Greedy(torch.nn.Module):
+    """A head that wants more memory than any machine has."""
+
+    def __init__(self, raised=None):
+        super().__init__()
+        self.raised = raised
+
+    def forward(self, states):
+        if self.raised:
+            raise self.raised
+        return torch.empty(2**58)
+
+
+@pytest.mark.parametrize(
+    "raised", [None, RuntimeError("std::bad_alloc"), MemoryError("no memory")], ids=["torch", "openvino", "python"]
+)
+def test_memory_that_is_too_small_is_no_fault_of_the_model(tmp_path, raised):
+    model = random_model("llama")
+    model.lm_head = _Greedy(raised)
+    with pytest.raises(HardwareError, match=r"LlamaForCausalLM .* on this machine: its memory is too small"):
+        export_model(model, byte_tokenizer(), tmp_path, AS_IT_IS)
+
+
+def test_a_full_disk_is_no_fault_of_the_model(tmp_path):
+    with limited_files(), pytest.raises(OSError, match="No space left on device") as caught:
+        export_model(build("llama"), byte_tokenizer(), tmp_path, AS_IT_IS)
+    assert caught.value.filename == str(tmp_path)
+
+
+def test_a_tokenizer_that_openvino_lacks_leaves_a_model_without_constraints(tmp_path, caplog):
+    tokenizer = unconvertible_tokenizer()
+    report = export_model(build("llama"), tokenizer, tmp_path, AS_IT_IS)
+    written = {file.name for file in tmp_path.iterdir()}
+    assert FILES - written == {file for file in FILES if "tokenizer." in file and file.startswith("openvino")}
+    assert report.probe.paged_difference is not None
+    assert [message for message in caplog.messages if "constrained output" in message] == [
+        f"{type(tokenizer).__name__} cannot be converted for OpenVINO (Pre-tokenizer type 'UnicodeScripts' is not "
+        "supported: 'UnicodeScripts'). The model refuses constrained output (response_format, regex, choice and "
+        "whatever else prescribes an answer's form); other requests it answers."
+    ]
+
+
 def test_where_memory_is_short_the_probe_does_without_float32(export, monkeypatch):
     monkeypatch.setattr(hardware, "available_memory_bytes", lambda: 0)
-    probe = export(build("llama").to(torch.bfloat16))[1].probe
-    assert not probe.is_exact
-    assert probe.mean_difference < 0.25
+    found = export(build("llama").to(torch.bfloat16))[1].probe
+    assert not found.is_exact
+    assert found.mean_difference < 0.25
 
 
 def test_the_context_of_long_rotary_factors_ends_where_they_begin(export, caplog):
