@@ -227,7 +227,8 @@ def test_typed_decisions_are_answered(server):
     [
         (
             {"logit_bias": {"5": 1}},
-            "logit_bias. OpenVINO GenAI has nothing like it. Use engine='transformers' for this.",
+            "logit_bias. OpenVINO GenAI has nothing like it. Leave it out, or serve the original weights with "
+            "engine='transformers'.",
         ),
         (
             {"logprobs": True, "top_logprobs": 2},
@@ -237,7 +238,7 @@ def test_typed_decisions_are_answered(server):
         (
             {"extra_body": {"grammar": 'start: "yes"'}},
             "constrained to a Lark grammar. OpenVINO GenAI reads no Lark. Use json_schema, regex or choice, or "
-            "engine='transformers'.",
+            "serve the original weights with engine='transformers'.",
         ),
     ],
     ids=["logit_bias", "top_logprobs", "grammar"],

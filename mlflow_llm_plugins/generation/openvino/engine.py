@@ -27,6 +27,7 @@ from mlflow_llm_plugins.hardware import available_memory_bytes
 
 _logger = logging.getLogger(__name__)
 
+_PROOF_S = 2.0  # that a form may take to prepare; the pipeline does it once more, and answers stand still meanwhile
 _BATCH_TOKENS = 128  # of a step, where nothing is set: a longer one holds up the answers beside a prompt
 _PREFIX_SHARE = 0.25  # what beginnings kept by `choose` may take, of the KV cache's size and beside it
 # What the library computes in where it keeps keys and values in these; the others go with all of them.
@@ -53,7 +54,7 @@ def open_openvino(model: str | Path, tokenizer: Any, settings: EngineSettings) -
     _refuse_settings(settings)
     folder = ModelFolder.read(model)
     cache = _plan_cache(folder, settings)
-    prover = GrammarProver(folder.path, folder.ir.vocab_size)
+    prover = GrammarProver(folder.path, folder.ir.vocab_size, timeout_s=min(_PROOF_S, settings.step_timeout_s / 4))
     admission = _admission(folder, tokenizer, settings, cache, prover)
     scorer = _scorer(folder, settings, cache)
     runner = OpenVINORunner(

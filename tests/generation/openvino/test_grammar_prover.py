@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import random
 import shutil
 import signal
@@ -18,7 +19,13 @@ from tokenizers import Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from mlflow_llm_plugins.errors import EngineUnavailableError, InvalidInputError, UnsupportedFeatureError
+from mlflow_llm_plugins.errors import (
+    EngineUnavailableError,
+    InvalidInputError,
+    LLMError,
+    QueueFullError,
+    UnsupportedFeatureError,
+)
 from mlflow_llm_plugins.generation import Constraint
 from mlflow_llm_plugins.generation.openvino.child_process import ChildProcess
 from mlflow_llm_plugins.generation.openvino.prover import GrammarProver, proving
@@ -148,7 +155,7 @@ def test_a_form_that_takes_for_ever_is_stopped_in_time_and_the_next_one_passes(o
         assert time.monotonic() - begun < longest
         assert str(refusal.value) == (
             "The regex cannot be honoured: it takes longer than 1 s to prepare; lower its maxLength, "
-            "maxItems or {m,n}, or leave them out."
+            "maxItems or {m,n}, or leave them and the bounds of numbers out."
         )
     prover.matcher(new_form(), ENDS)
 
@@ -167,7 +174,7 @@ def test_the_process_that_was_killed_is_started_anew(open_prover):
 
 
 def test_a_process_that_is_killed_during_a_proof_ends_this_constraint_alone(open_prover):
-    prover, refusals, others = open_prover(), [], children()
+    prover, refusals, others = open_prover(timeout_s=10.0), [], children()
     prover.matcher(new_form(), ENDS)
 
     def ask():
@@ -212,24 +219,55 @@ def test_a_known_form_passes_while_another_thread_waits_for_a_proof(open_prover)
     thread.join(timeout=30)
 
 
-def test_many_threads_may_ask_for_the_first_forms_at_once(open_prover):
-    prover, barrier, passed, others = open_prover(), threading.Barrier(8), [], children()
+def ask_at_once(prover, constraints):
+    """What became of each, and after how many seconds, in the order in which they came back."""
+    barrier, ends, begun = threading.Barrier(len(constraints)), queue.SimpleQueue(), time.monotonic()
 
-    def ask(number):
+    def ask(constraint):
         barrier.wait(timeout=60)
-        passed.append(prover.matcher(new_form(number % 3), ENDS))
+        try:
+            ends.put((prover.matcher(constraint, ENDS), time.monotonic() - begun))
+        except LLMError as error:
+            ends.put((error, time.monotonic() - begun))
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=ask, args=(constraint,)) for constraint in constraints]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
-    assert passed == [None] * 8
+    return [ends.get(timeout=1) for _ in constraints]
+
+
+def test_many_threads_may_ask_for_the_first_forms_at_once_and_share_their_proofs(open_prover):
+    prover, others = open_prover(timeout_s=20.0), children()
+    constraints = [new_form(number % 3) for number in range(24)]
+    assert [end for end, _ in ask_at_once(prover, constraints)] == [None] * 24
     assert len(children() - others) == 1
 
 
+def test_all_who_ask_for_a_form_that_is_refused_get_its_refusal(open_prover):
+    prover = open_prover()
+    ends = ask_at_once(prover, [HARD] * 6)
+    assert {str(error) for error, _ in ends} == {str(ends[0][0])}
+    assert all(isinstance(error, UnsupportedFeatureError) for error, _ in ends)
+
+
+def test_three_forms_may_be_prepared_and_all_others_are_told_to_try_again_at_once(open_prover):
+    prover = open_prover(timeout_s=1.0)
+    prover.matcher(new_form(), ENDS)
+    hard = [Constraint("regex", f"{HARD.value}{number}") for number in range(8)]
+    ends = ask_at_once(prover, hard)
+    for error, seconds in ends[:5]:
+        assert isinstance(error, QueueFullError)
+        assert str(error) == "3 new forms are being prepared; try again."
+        assert seconds < 1
+    assert [type(error) for error, _ in ends[5:] if "takes longer than 1 s" in str(error)] != []
+    assert ends[-1][1] < 10
+    prover.matcher(new_form(), ENDS)  # nothing is left of the crowd
+
+
 def test_closing_ends_a_proof_that_is_running(open_prover):
-    prover, refusals = open_prover(), []
+    prover, refusals = open_prover(timeout_s=10.0), []
     prover.matcher(new_form(), ENDS)
 
     def ask():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
+import warnings
 from fractions import Fraction
 
 import jsonschema
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
@@ -48,6 +50,10 @@ class TestCharacters:
         assert ~Characters.of("") == ALL
 
 
+def ebnf(schema):
+    return as_library_form(Constraint("json_schema", json.dumps(schema)))[1]
+
+
 BOUNDS = st.one_of(st.none(), st.integers(-1100, 1100), st.integers(-(10**18), 10**18))
 
 
@@ -77,6 +83,55 @@ class TestNumbers:
         below = high is None or value < high or (value == high and not without_high)
         assume(value != 0 or not str(value).startswith("-"))
         assert bool(pattern.fullmatch(str(value))) == (above and below)
+
+    @given(
+        low=st.decimals(-120, 120, places=1),
+        width=st.decimals(0, 30, places=1),
+        digits=st.integers(0, 6),
+        where=st.fractions(0, 1),
+    )
+    def test_a_number_near_its_bounds_has_any_fraction(self, low, width, digits, where):
+        bounds = Fraction(low), Fraction(low + width)
+        value = round((bounds[0] + where * (bounds[1] - bounds[0])) * 10**digits)
+        assume(bounds[0] <= Fraction(value, 10**digits) <= bounds[1])
+        text = f"{abs(value):0{digits + 1}d}"
+        text = "-" * (value < 0) + (f"{text[:-digits]}.{text[-digits:]}" if digits else text)
+        assert plain(numbers(*bounds)).fullmatch(text)
+
+    @pytest.mark.parametrize("bounds", [(0, None), (1, None), (None, 0), (0.1, None), (-1000, 1000), (None, 0.001)])
+    def test_bounds_make_a_short_grammar(self, bounds):
+        low, high = bounds
+        limits = {"minimum": low} if high is None else {"maximum": high} if low is None else {}
+        schema = {"type": "number", **(limits or {"minimum": low, "maximum": high})}
+        one = len(ebnf(schema))
+        assert one < 4000
+        many = {"type": "object", "properties": {f"f{i:02}": schema for i in range(20)}}
+        assert len(ebnf(many)) < one + 20 * 300
+
+    def test_too_many_different_bounds_are_refused_in_no_time(self):
+        schema = {"properties": {f"f{i}": {"maximum": i + 0.1234} for i in range(3000)}}
+        begun = time.process_time()
+        with pytest.raises(UnsupportedFeatureError) as refusal:
+            ebnf(schema)
+        assert "#/properties/f64: more than 64 different bounds of numbers in one schema are not" in str(refusal.value)
+        assert time.process_time() - begun < 5
+
+    @pytest.mark.parametrize(
+        ("schema", "complaint"),
+        [
+            (
+                {"type": "integer", "minimum": 10**18},
+                "integers of more than 18 digits are not supported by the engine",
+            ),
+            ({"type": "integer", "maximum": -(10**30)}, "integers of more than 18 digits are not supported"),
+            ({"type": "number", "exclusiveMinimum": 1e15}, "numbers of more than 15 digits before the point are not"),
+            ({"type": "number", "maximum": -1e300}, "numbers of more than 15 digits before the point are not"),
+        ],
+    )
+    def test_bounds_that_only_too_long_numbers_keep_are_refused_as_such(self, schema, complaint):
+        with pytest.raises(UnsupportedFeatureError) as refusal:
+            as_library_form(Constraint("json_schema", json.dumps({"items": schema})))
+        assert f"{HONOURED} #/items: {complaint}" in str(refusal.value)
 
     @pytest.mark.parametrize("value", ["0", "-1", "12.5", "1e5", "-1.25E-10", "0.000001"])
     def test_a_number_without_bounds_may_be_written_in_every_way(self, value):
@@ -111,6 +166,14 @@ REGEXES = [
     r"a{,2}b{2}",
     r"(?P<name>a)(?:b)",
     r"🙂+",
+    r"(größe|über)ab",
+    r"[^,]{2,12},([a-z ]{9}|[a-z ]{3})?",
+    r"[\x01-\x1f0-9]{4}",
+    r"[\x01\x03\x10a]{4}",
+    r"[\x1fa-f]{2}[\x7fa]{2}[é1]{2}[\x800]{2}",
+    r"(\x010|\x02){3}b",
+    r"(\xe9f){2}a",
+    r"[\^-z][\^a][\^\x01]([\^-é]|0)",
 ]
 
 
@@ -139,12 +202,38 @@ CHOICES = [
     ('say "hi"', "it's \\ \\n", "two\nlines\t", "/* .*? */"),
     ("ja", "jå", "你好", "👍", "👍🏽"),
     ("<|eos|>", "<|user|>hi", "^a$", ".*", "[x]{2}", "\x01", " "),
+    ("größe", "über", "écrit", "ça va", "«abc»", "5€ab"),
+    ("\xe9\x41", "\xa0abc", "\x01a", "\x1f9\x01f", "\x7fa", "\x80\xff0"),
 ]
 
 
 @pytest.mark.parametrize("choices", CHOICES)
 def test_an_answer_under_choices_is_one_of_them_and_each_comes(pipeline, choices):
     assert set(pipeline.answers(Constraint("choice", choices), EOS_ID, range(60))) == set(choices)
+
+
+HARD_TO_WRITE = 'aAbfF019 -éßüñ«»\x01\x0b\x1f\x7f\x80\xff\n\t"\\日👍Ā_[]^'
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(st.text(HARD_TO_WRITE, min_size=1, max_size=6), min_size=1, max_size=4))
+def test_choices_of_any_characters_come_as_they_are(pipeline, choices):
+    answers = pipeline.answers(Constraint("choice", tuple(sorted(choices))), EOS_ID, range(40))
+    assert set(answers) <= choices
+    assert len(answers) == 40
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.text(HARD_TO_WRITE, min_size=1, max_size=6),
+    st.text(HARD_TO_WRITE, min_size=1, max_size=4),
+    st.text(HARD_TO_WRITE, min_size=1, max_size=4),
+)
+def test_a_regex_of_any_characters_is_followed(pipeline, several, one, other):
+    regex = f"[{re.escape(several)}]{{1,3}}({re.escape(one)}|{re.escape(other)}){{1,2}}"
+    answers = pipeline.answers(Constraint("regex", regex), EOS_ID, range(8))
+    assert [text for text in answers if not re.fullmatch(regex, text)] == []
+    assert len(answers) == 8
 
 
 def test_special_tokens_are_never_in_an_answer(pipeline):
@@ -239,6 +328,23 @@ SCHEMAS = {
     "date-time": {"type": "string", "format": "date-time"},
     "uuid": {"type": "string", "format": "uuid"},
     "ipv4": {"type": "string", "format": "ipv4"},
+    "characters beside digits": {
+        "type": "object",
+        "properties": {
+            "größe": {"enum": ["über", "écrit", "\xa0abc"]},
+            "\xe9\x41": {"const": {"ça va": "«abc»"}},
+            "\x7fa": {"type": "string", "pattern": "^[\x01-\x1f0-9ée]{2}\x7fa$"},
+        },
+        "required": ["größe", "\xe9\x41", "\x7fa"],
+        "additionalProperties": {"const": "\x80f"},
+    },
+    "twenty numbers": {
+        "type": "object",
+        "properties": {f"f{i}": {"type": "number", "minimum": 0} for i in range(20)},
+        "required": [f"f{i}" for i in range(20)],
+    },
+    "number above": {"type": "number", "exclusiveMinimum": 0},
+    "number above a fraction": {"type": "number", "minimum": -12.75},
     "without effect": {"type": "array", "items": {"const": 1}, "maxItems": 2, "uniqueItems": False, "maxLength": 3},
 }
 
@@ -286,6 +392,54 @@ def valid_texts(schema):
 def test_an_answer_may_be_anything_that_the_schema_is_meant_for(name, text):
     jsonschema.validate(json.loads(text), SCHEMAS[name])
     assert valid_texts(SCHEMAS[name]).fullmatch(text)
+
+
+class TestOneOf:
+    def test_2000_constants_are_compared_in_no_time(self):
+        schema = {"oneOf": [{"const": f"label {i}", "title": "a title"} for i in range(2000)]}
+        begun = time.process_time()
+        assert '"' in ebnf(schema)
+        assert time.process_time() - begun < 1
+
+    @pytest.mark.parametrize("last", [{"const": "label 3"}, {"enum": ["x", "label 5"]}, {"type": "string"}, {}, True])
+    def test_constants_of_which_one_comes_twice_are_refused(self, last):
+        schemas = [{"const": f"label {i}"} for i in range(2000)]
+        with pytest.raises(UnsupportedFeatureError, match=r"#/oneOf: with schemas that do not differ"):
+            ebnf({"oneOf": [*schemas, last]})
+
+    def test_constants_may_stand_beside_other_types(self):
+        labels = [{"const": f"label {i}"} for i in range(100)]
+        assert ebnf({"oneOf": [*labels, {"type": "integer"}, {"enum": [None, {"a": 1}]}]})
+
+    def test_many_schemas_that_are_no_constants_are_refused_by_name(self):
+        def schemas(number):
+            kinds = [{"properties": {"kind": {"const": i}}, "required": ["kind"]} for i in range(number)]
+            return {"oneOf": [{"type": "object", **kind} for kind in kinds]}
+
+        assert ebnf(schemas(64))
+        with pytest.raises(UnsupportedFeatureError, match=r"#/oneOf: with more than 64 schemas that are no const or "):
+            ebnf(schemas(65))
+
+    def test_the_same_large_schemas_are_compared_once(self):
+        names = [f"p{i}" for i in range(1000)]
+        definitions = {
+            kind: {
+                "type": "object",
+                "required": names,
+                "properties": {**{name: {} for name in names}, "p999": {"const": i}},
+            }
+            for i, kind in enumerate("ab")
+        }
+        pair = {"oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}
+        begun = time.process_time()
+        assert ebnf({"properties": {str(i): pair for i in range(500)}, "$defs": definitions})
+        assert time.process_time() - begun < 3
+
+    def test_a_constant_is_compared_with_many_values_in_no_time(self):
+        large = {"a": ["x" * 100] * 200}
+        begun = time.process_time()
+        assert ebnf({"const": large, "enum": [*range(20_000), large]})
+        assert time.process_time() - begun < 2
 
 
 HONOURED = "The JSON schema cannot be honoured:"
@@ -460,6 +614,9 @@ def deep(depth):
         ("regex", r"(a)\1", UnsupportedFeatureError, f"a reference to a group is {NOT_HERE}."),
         ("regex", "(a)?(?(1)b|c)", UnsupportedFeatureError, f"a condition on a group is {NOT_HERE}."),
         ("regex", r"a\b", UnsupportedFeatureError, r"a boundary (\b or \B) is not supported"),
+        ("regex", "[[:alpha:]]+", UnsupportedFeatureError, "possible nested set at position 1 is not supported"),
+        ("regex", "[a-z--b]", UnsupportedFeatureError, "possible set difference at position 4 is not supported"),
+        ("json_schema", '{"pattern":"[[a]b]"}', UnsupportedFeatureError, "possible nested set at position 1 is not"),
         ("regex", "a^b", UnsupportedFeatureError, f"an anchor in the middle is {NOT_HERE}."),
         ("regex", "(a$)+", UnsupportedFeatureError, f"an anchor in the middle is {NOT_HERE}."),
         ("regex", "(?i)a", UnsupportedFeatureError, f"the flag (?i) is {NOT_HERE}."),
@@ -482,6 +639,15 @@ def test_a_form_that_cannot_be_honoured_is_refused_in_one_short_line(kind, value
     assert complaint in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert len(str(refusal.value)) < 400
+
+
+@pytest.mark.parametrize("regex", ["[[:alpha:]]", "x[[]", "[a&&b]", "[a||b]"])
+def test_a_regex_that_python_warns_of_warns_nobody(regex):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(UnsupportedFeatureError, match=r"Write it in another way\.$"):
+            as_library_form(Constraint("regex", regex))
+    assert told == []
 
 
 def test_a_part_of_a_schema_that_no_text_has_is_left_out(pipeline):

@@ -5,9 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotDoneError  # Python 3.10 has two of them
 from pathlib import Path
 
-from mlflow_llm_plugins.errors import EngineUnavailableError, HardwareError, UnsupportedFeatureError
+from mlflow_llm_plugins.errors import (
+    EngineUnavailableError,
+    HardwareError,
+    QueueFullError,
+    UnsupportedFeatureError,
+)
 from mlflow_llm_plugins.generation.openvino.child_process import ChildProcess
 from mlflow_llm_plugins.generation.openvino.prover import proving
 from mlflow_llm_plugins.generation.openvino.prover.forms import as_library_form
@@ -21,8 +28,11 @@ _CHILD = "mlflow_llm_plugins.generation.openvino.prover.proving:main"
 _MOST_VERDICTS = 256
 _STARTING_S = 60.0  # on a machine that has other work; a second where it has none
 _CLOSING_S = 5.0
-_WAITING_S = 60.0  # for the proofs of other threads
-_SMALLER = "lower its maxLength, maxItems or {m,n}, or leave them out"  # counting takes a pass over the tokens a step
+_START_S = 3.0  # that callers wait for it, beside others' proofs
+_MOST_FORMS = 3  # one that is proven, two that wait: each keeps a thread that others need too
+_SMALLER = (  # counting takes a pass over the tokens a step
+    "lower its maxLength, maxItems or {m,n}, or leave them and the bounds of numbers out"
+)
 
 
 class GrammarProver:
@@ -30,18 +40,20 @@ class GrammarProver:
 
     Inside a running pipeline a bad form, or one that takes for ever, would end or stop all requests. The process is
     started at the first constraint (about a second), waits idle after that, and ends with `close`; if it dies, the
-    next constraint starts another. Thread-safe: one form is proven at a time, and who asks for a known one does not
-    wait. What took too long is refused again without another try.
+    next constraint starts another. Thread-safe: one form is proven at a time, two more may wait for their turn; who
+    asks for the same form waits for the same proof, and who asks for a known one does not wait. What took too long is
+    refused again without another try.
     """
 
-    def __init__(self, folder: Path, vocab_size: int, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, folder: Path, vocab_size: int, *, timeout_s: float = 2.0) -> None:
         """Start nothing yet.
 
         Args:
             folder: Of the model's IR, with the tokenizer's IR in it.
             vocab_size: Width of the logits.
             timeout_s: What takes longer to prepare is refused. The pipeline prepares a form that passes again, and all
-                its requests wait meanwhile.
+                its requests wait meanwhile. Callers wait for others' forms for three times as long at most, and for
+                the process to start.
         """
         self._folder = folder
         self._vocab_size = vocab_size
@@ -52,6 +64,9 @@ class GrammarProver:
         self._child: ChildProcess | None = None
         self._is_closed = False
         self._lock = threading.Lock()  # of the process, and of what is above
+        self._patience_s = _MOST_FORMS * timeout_s + _START_S
+        self._proofs: dict[str, Future[str]] = {}  # of the forms that are being proven, or wait for that
+        self._joining = threading.Lock()  # of these
 
     def matcher(self, constraint: Constraint, eos_token_ids: frozenset[int]) -> None:
         """Let a constraint pass that the engine can hold its answers to; the library follows it.
@@ -63,7 +78,9 @@ class GrammarProver:
         Raises:
             UnsupportedFeatureError: Names what the form has that cannot be honoured, and why.
             InvalidInputError: The form itself is wrong.
-            EngineUnavailableError: The process cannot be started, or ended; the next constraint tries anew.
+            QueueFullError: As many other forms are being prepared as may be at once.
+            EngineUnavailableError: The process cannot be started, or ended, or others' forms took too long; the next
+                constraint tries anew.
         """
         require_tokenizer_files(self._folder)
         if not eos_token_ids:
@@ -85,17 +102,45 @@ class GrammarProver:
             self._end_child()
 
     def _verdict(self, ebnf: str, end_token_id: int) -> str:
-        """Why the library cannot follow the form; empty where it can."""
+        """Why the library cannot follow the form; empty where it can. All who ask for one wait for the same proof."""
         if (known := self._verdicts.get(ebnf)) is not None:
             return known
-        if not self._lock.acquire(timeout=_WAITING_S):
-            raise EngineUnavailableError("Too many new constraints are being prepared. Try again later.")
+        proof, is_mine = self._join(ebnf)
+        if is_mine:
+            self._carry_out(proof, ebnf, end_token_id)
         try:
-            if (known := self._verdicts.get(ebnf)) is not None:  # another thread asked for it just before
-                return known
-            return self._verdicts.put(ebnf, self._prove(ebnf, end_token_id))
+            return proof.result(self._patience_s)
+        except NotDoneError:
+            raise self._too_long() from None
+
+    def _join(self, ebnf: str) -> tuple[Future[str], bool]:
+        """The proof of a form, and whether the caller is the one to carry it out."""
+        with self._joining:
+            if (proof := self._proofs.get(ebnf)) is not None:
+                return proof, False
+            if len(self._proofs) >= _MOST_FORMS:
+                raise QueueFullError(f"{_MOST_FORMS} new forms are being prepared; try again.")
+            proof = self._proofs[ebnf] = Future()
+            return proof, True
+
+    def _carry_out(self, proof: Future[str], ebnf: str, end_token_id: int) -> None:
+        try:
+            if not self._lock.acquire(timeout=self._patience_s):
+                raise self._too_long()
+            try:
+                proof.set_result(self._verdicts.put(ebnf, self._prove(ebnf, end_token_id)))
+            finally:
+                self._lock.release()
+        except Exception as error:
+            proof.set_exception(error)
         finally:
-            self._lock.release()
+            with self._joining:
+                del self._proofs[ebnf]
+
+    def _too_long(self) -> EngineUnavailableError:
+        return EngineUnavailableError(
+            f"Other new forms took longer than {self._patience_s:g} s to prepare; try again."
+        )
 
     def _prove(self, ebnf: str, end_token_id: int) -> str:
         try:

@@ -1,12 +1,15 @@
-"""A grammar as xgrammar's EBNF.
+r"""A grammar as xgrammar's EBNF.
 
 Only what was tried with the xgrammar of openvino-genai 2026.4.1 is written: its negated classes stop at code point 127
 with no more than a warning, some of its ranges beyond ASCII (U+0800 to U+D7FF) let in bytes that are no characters,
-after which anything goes, and a NUL ends a text.
+after which anything goes, and a NUL ends a text. And it writes a grammar out and reads it again, with \xfc for U+00FC
+and \x01 for a control, and takes hexadecimal digits behind these as part of them: none ever follows. It also writes
+"^" as it is: no class begins with it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from mlflow_llm_plugins.errors import UnsupportedFeatureError
@@ -24,6 +27,9 @@ from mlflow_llm_plugins.generation.openvino.prover.grammar.expressions import (
 
 _ASCII = 0x7F
 _LARGEST_COUNT = 2**31 - 1  # xgrammar takes a larger one for what its last 32 bits say
+_CARET = ord("^")
+_FIRST_PRINTABLE = 0x20
+_PIECES = re.compile(r"[ -~]*[^ -~]|[ -~]+")  # each ends after a character that xgrammar writes by its number
 _LENGTHS: tuple[Range, ...] = ((0, _ASCII), (0x80, 0x7FF), (0x800, 0xFFFF), (0x10000, 0x10FFFF))
 
 
@@ -38,9 +44,9 @@ def write(rules: Mapping[str, Expression]) -> str:
 
 def _written(expression: Expression) -> str:
     if isinstance(expression, Text):
-        return '"' + "".join(map(_character, map(ord, expression.text))) + '"'
+        return " ".join(f'"{"".join(map(_character, map(ord, piece)))}"' for piece in _pieces(expression))
     if isinstance(expression, OneOf):
-        return "[" + "".join(_range(*part) for part in _byte_ranges(expression.characters.ranges)) + "]"
+        return "[" + "".join(_range(*part) for part in _in_order(expression)) + "]"
     if isinstance(expression, Sequence):
         return " ".join(map(_operand, expression.parts))
     if isinstance(expression, Choice):
@@ -53,7 +59,24 @@ def _written(expression: Expression) -> str:
 def _operand(expression: Expression) -> str:
     """In parentheses where it is more than one thing."""
     written = _written(expression)
-    return written if isinstance(expression, (Text, OneOf, Rule)) and expression != EMPTY else f"({written})"
+    if isinstance(expression, Text):
+        is_one = expression != EMPTY and len(_pieces(expression)) == 1
+    else:
+        is_one = isinstance(expression, (OneOf, Rule))
+    return written if is_one else f"({written})"
+
+
+def _pieces(text: Text) -> list[str]:
+    """Parts of which each is written as a text of its own."""
+    return _PIECES.findall(text.text) or [""]
+
+
+def _in_order(one_of: OneOf) -> list[Range]:
+    """The ranges as they are written: "^" not first, and no digit behind a control."""
+    parts = list(_byte_ranges(one_of.characters.ranges))
+    if parts[0][0] == _CARET and len(parts) == 1:
+        return [(_CARET + 1, parts[0][1]), (_CARET, _CARET)]
+    return sorted(parts, key=lambda part: (part[0] == _CARET, part[1] < _FIRST_PRINTABLE))
 
 
 def _times(repeat: Repeat) -> str:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
@@ -171,12 +170,9 @@ def literal(value: object, place: Place) -> str:
     return text
 
 
-def equal(one: object, other: object) -> bool:
-    """Whether JSON has them for the same; Python takes true for 1."""
-    return _canonical(one) == _canonical(other)
+def canonical(value: object) -> str:
+    """The same text for values that JSON has for the same; Python takes true for 1."""
 
-
-def _canonical(value: object) -> str:
     def whole(digits: str) -> float:
         number = float(digits)
         return int(number) if number.is_integer() else number
@@ -191,47 +187,3 @@ def same_type(value: object, kind: str) -> bool:
     if isinstance(value, (int, float)):
         return kind == "number" or (kind == "integer" and value == value // 1)
     return kind == {str: "string", list: "array", dict: "object", type(None): "null"}[type(value)]
-
-
-def require_disjoint(schemas: Iterable[Any], place: Place) -> None:
-    """Refuse `oneOf` where an answer might fit two of its schemas: a grammar takes any of them."""
-    for one, other in combinations(schemas, 2):
-        if not _are_disjoint(one, other):
-            raise place.unsupported(
-                "with schemas that do not differ in type, const or enum, or in those of a required property, it is"
-            )
-
-
-def _are_disjoint(one: Any, other: Any) -> bool:
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return False
-    mine, theirs = _values(one), _values(other)
-    if mine is not None and theirs is not None:
-        return not any(equal(value, another) for value in mine for another in theirs)
-    if not _kinds(one) & _kinds(other):
-        return True
-    if _kinds(one) != {"object"} or _kinds(other) != {"object"}:
-        return False
-    shared = set(_required(one)) & set(_required(other))
-    return any(_are_disjoint(one["properties"][name], other["properties"][name]) for name in shared)
-
-
-def _values(schema: Mapping[str, Any]) -> list[Any] | None:
-    if "const" in schema:
-        return [schema["const"]]
-    listed = schema.get("enum")
-    return listed if isinstance(listed, list) else None
-
-
-def _kinds(schema: Mapping[str, Any]) -> set[str]:
-    """The types that a value may have at most."""
-    if (values := _values(schema)) is not None:
-        return {kind for value in values for kind in TYPES if kind != "integer" and same_type(value, kind)}
-    named = schema.get("type", list(TYPES))
-    kinds = set(named) if isinstance(named, list) else {named}
-    return {"number" if kind == "integer" else kind for kind in kinds}
-
-
-def _required(schema: Mapping[str, Any]) -> list[str]:
-    required, named = schema.get("required", []), schema.get("properties", {})
-    return [name for name in required if name in named] if isinstance(named, dict) else []

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from functools import lru_cache
 
 from mlflow_llm_plugins.generation.openvino.prover.grammar.characters import Characters
 from mlflow_llm_plugins.generation.openvino.prover.grammar.expressions import (
+    NOTHING,
     Expression,
     Text,
     characters,
@@ -19,23 +21,35 @@ from mlflow_llm_plugins.generation.openvino.prover.grammar.expressions import (
     sequence,
 )
 
-LARGEST_INTEGER = 10**18 - 1
-LARGEST_NUMBER = 10**15 - 1
+INTEGER_DIGITS = 18
+NUMBER_DIGITS = 15  # before the point
+LARGEST_INTEGER = 10**INTEGER_DIGITS - 1
+LARGEST_NUMBER = 10**NUMBER_DIGITS - 1  # and any fraction
 _FRACTION_DIGITS = 6  # after the point, where there are bounds; more if these have more
 _MOST_FRACTION_DIGITS = 15
 
+_RECENT = 256  # bounds
+
 _Digits = tuple[tuple[int, int], ...]  # code points: for each place the lowest and the highest
+_ANY_FRACTION = (-1, -1)  # the last place, where any digits after a point may follow, or none
 
 
+def are_too_long(low: Fraction | None, high: Fraction | None, largest: int) -> bool:
+    """Whether only numbers with more digits than `largest` are between two bounds."""
+    return (low is not None and low >= largest + 1) or (high is not None and high <= -largest - 1)
+
+
+@lru_cache(_RECENT)
 def integers(low: Fraction | None, high: Fraction | None) -> Expression:
     """Whole numbers from `low` to `high`, both included; None: no bound."""
     if low is None and high is None:
         return _ANY_INTEGER
     lowest = -LARGEST_INTEGER if low is None else max(_ceiling(low), -LARGEST_INTEGER)
     highest = LARGEST_INTEGER if high is None else min(_floor(high), LARGEST_INTEGER)
-    return _factored(_between(lowest, highest, 0))
+    return _factored(_whole(lowest, highest))
 
 
+@lru_cache(_RECENT)
 def numbers(
     low: Fraction | None, high: Fraction | None, *, without_low: bool = False, without_high: bool = False
 ) -> Expression:
@@ -49,46 +63,75 @@ def numbers(
     """
     if low is None and high is None:
         return _ANY
-    lower = Fraction(-LARGEST_NUMBER) if low is None else max(low, Fraction(-LARGEST_NUMBER))
-    upper = Fraction(LARGEST_NUMBER) if high is None else min(high, Fraction(LARGEST_NUMBER))
+    end = Fraction(LARGEST_NUMBER + 1)
+    lower, without_low = (-end, True) if low is None or low <= -end else (low, without_low)
+    upper, without_high = (end, True) if high is None or high >= end else (high, without_high)
     places = max(_FRACTION_DIGITS, *(_places(bound) for bound in (low, high) if bound is not None))
     texts: list[_Digits] = []
-    for digits in range(min(places, _MOST_FRACTION_DIGITS) + 1):
-        lowest, highest = _ceiling(lower * 10**digits), _floor(upper * 10**digits)
-        lowest += without_low and lowest == lower * 10**digits
-        highest -= without_high and highest == upper * 10**digits
-        texts += _between(lowest, highest, digits)
-    return _factored(texts)
+    if lower < 0:
+        nearest, is_without = (Fraction(0), True) if upper >= 0 else (-upper, without_high)  # "-0" is never needed
+        texts += (((ord("-"), ord("-")), *t) for t in _unsigned(nearest, -lower, is_without, without_low, places))
+    if upper >= 0:
+        nearest, is_without = (Fraction(0), False) if lower < 0 else (lower, without_low)
+        texts += _unsigned(nearest, upper, is_without, without_high, places)
+    return _factored(texts, sequence([Text("."), repeat(_DIGIT, 1, places)]))
 
 
-def _between(low: int, high: int, places: int) -> Iterator[_Digits]:
-    """Whole numbers in units of the last of so many digits after the point."""
+def _unsigned(low: Fraction, high: Fraction, without_low: bool, without_high: bool, places: int) -> Iterator[_Digits]:
+    """Numbers that are not negative: digit by digit only where a bound is near."""
+    first = _ceiling(low) + (without_low and low.denominator == 1)
+    last = _floor(high) - 1
+    if first > last:
+        yield from _exact(low, high, without_low, without_high, places)
+        return
+    if low < first:
+        yield from _exact(low, Fraction(first), without_low, True, places)
+    for digits in _spelt(first, last, 0):
+        yield (*digits, _ANY_FRACTION)
+    yield from _exact(Fraction(last + 1), high, False, without_high, places)
+
+
+def _exact(low: Fraction, high: Fraction, without_low: bool, without_high: bool, places: int) -> Iterator[_Digits]:
+    """The same, with none, one and up to so many digits after the point."""
+    for digits in range(places + 1):
+        lowest, highest = _ceiling(low * 10**digits), _floor(high * 10**digits)
+        lowest += without_low and lowest == low * 10**digits
+        highest -= without_high and highest == high * 10**digits
+        yield from _spelt(lowest, highest, digits)
+
+
+def _whole(low: int, high: int) -> Iterator[_Digits]:
+    """Integers from `low` to `high`."""
     if low < 0:
-        for digits in _spelt(max(1, -high), -low, places):
+        for digits in _spelt(max(1, -high), -low, 0):
             yield ((ord("-"), ord("-")), *digits)
     if high >= 0:
-        yield from _spelt(max(0, low), high, places)
+        yield from _spelt(max(0, low), high, 0)
 
 
-def _factored(texts: Iterable[_Digits]) -> Expression:
+def _factored(texts: Iterable[_Digits], fraction: Expression = NOTHING) -> Expression:
     """Digits and points in a row, told apart by their first one.
 
     The xgrammar of openvino-genai 2026.4.1 mixes up options that begin alike.
     """
     endings: dict[int, set[_Digits]] = {}
-    may_end = False
+    options: list[Expression] = []
     for text in texts:
-        may_end |= not text
-        for first in range(text[0][0], text[0][1] + 1) if text else ():
-            endings.setdefault(first, set()).add(text[1:])
+        if not text:
+            options.append(Text(""))
+        elif text[0] == _ANY_FRACTION:
+            options += [Text(""), fraction]
+        else:
+            for first in range(text[0][0], text[0][1] + 1):
+                endings.setdefault(first, set()).add(text[1:])
     alike: dict[frozenset[_Digits], list[int]] = {}
     for first, rests in endings.items():
         alike.setdefault(frozenset(rests), []).append(first)
-    options = [
-        sequence([characters(Characters.of("".join(map(chr, firsts)))), _factored(sorted(rests))])
+    options += (
+        sequence([characters(Characters.of("".join(map(chr, firsts)))), _factored(sorted(rests), fraction)])
         for rests, firsts in alike.items()
-    ]
-    return choice([Text("")] * may_end + options)
+    )
+    return choice(options)
 
 
 def _spelt(low: int, high: int, places: int) -> Iterator[_Digits]:

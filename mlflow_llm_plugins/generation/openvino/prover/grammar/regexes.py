@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +21,7 @@ from mlflow_llm_plugins.generation.openvino.prover.grammar.expressions import (
     EMPTY,
     Expression,
     Grammar,
+    OneOf,
     Repeat,
     characters,
     choice,
@@ -63,9 +66,11 @@ class Regex:
             UnsupportedFeatureError: It is no regular expression of Python.
         """
         try:
-            return Regex(pattern, parser.parse(pattern), is_schema)
+            return Regex(pattern, _parsed(pattern), is_schema)
         except (RecursionError, OverflowError) as error:
             raise InvalidInputError("The regex is nested too deeply, or has too large a number.") from error
+        except FutureWarning as warning:
+            raise _refusal(str(warning).lower()) from warning
         except re.error as error:
             raise UnsupportedFeatureError(f"The regex cannot be honoured: {error}.") from error
 
@@ -92,6 +97,19 @@ class Regex:
             raise InvalidInputError("The regex is nested too deeply.") from error
 
 
+_MAY_WARN = re.compile(r"\[\[|--|&&|~~|\|\|")
+_parsing_strictly = threading.Lock()
+
+
+def _parsed(pattern: str) -> Any:
+    """Python's parse; its warning of a set within a set, which others have and Python may get, as an error."""
+    if not _MAY_WARN.search(pattern):
+        return parser.parse(pattern)
+    with _parsing_strictly, warnings.catch_warnings():  # which is of the whole process, so only where it must be
+        warnings.filterwarnings("error", "Possible (nested )?set", FutureWarning)
+        return parser.parse(pattern)
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where a part stands, and the flags there."""
@@ -108,7 +126,7 @@ class _Reader:
         self._regex = regex
         self._grammar = grammar
         self._spelling = spelling
-        self._shared: dict[Characters, Expression] = {}  # large sets, written once
+        self._shared: dict[Characters, Expression] = {}  # sets that are large or come often, written once
         self._line_ends = Characters.of("\n\r\u2028\u2029" if regex.is_schema else "\n")
         self._operations: dict[str, Callable[[Any, _Place], Expression]] = {
             "LITERAL": lambda point, _: self._one(Characters.span(point, point), point),
@@ -167,6 +185,8 @@ class _Reader:
     def _repeat(self, argument: Any, place: _Place) -> Expression:
         least, most, items = argument
         part = self._items(items, _Place(False, False, place.flags))
+        if isinstance(part, OneOf) and most != parser.MAXREPEAT and most > _FEW:
+            part = self._rule(part.characters)  # xgrammar counts rules several times faster
         return repeat(part, int(least), None if most == parser.MAXREPEAT else int(most))
 
     def _anchor(self, where: Any, place: _Place) -> Expression:
@@ -205,12 +225,15 @@ class _Reader:
             raise _refusal(f"the character {chr(point)!r}")
         if len(allowed.ranges) <= _FEW:
             return self._spelling(allowed)
+        return self._rule(allowed)
+
+    def _rule(self, allowed: Characters) -> Expression:
         if allowed not in self._shared:
             self._shared[allowed] = self._grammar.new_rule(self._spelling(allowed))
         return self._shared[allowed]
 
 
-_FEW = 8  # ranges
+_FEW = 8  # ranges, or times
 
 
 @cache

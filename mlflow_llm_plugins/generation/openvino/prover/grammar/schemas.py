@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.generation.openvino.prover.grammar import keywords, numbers, strings
+from mlflow_llm_plugins.generation.openvino.prover.grammar.alternatives import Alternatives
 from mlflow_llm_plugins.generation.openvino.prover.grammar.expressions import (
     NOTHING,
     Expression,
@@ -27,6 +28,7 @@ from mlflow_llm_plugins.generation.openvino.prover.grammar.places import Place
 from mlflow_llm_plugins.generation.openvino.prover.grammar.regexes import Regex
 
 _MOST_MULTIPLES = 1000
+_MOST_BOUNDS = 64  # different ones; each may take kilobytes
 
 
 class SchemaReader:
@@ -37,6 +39,8 @@ class SchemaReader:
         self._schema = schema
         self._grammar = grammar
         self._rules: dict[str, Rule] = {}  # of what $ref points to
+        self._numbers: dict[tuple[str, keywords.Bounds], Expression] = {}
+        self._alternatives = Alternatives()
         self._character = strings.any_character(grammar)
         self._any: Rule | None = None
         self._types: dict[str, Callable[[Mapping[str, Any], Place], Expression]] = {
@@ -86,7 +90,7 @@ class SchemaReader:
             raise below.unsupported("more than one schema in it is")
         options = [self._value(schema, below / i) for i, schema in enumerate(schemas)]
         if name == "oneOf":  # after it is known that each of them is a schema
-            keywords.require_disjoint([self._resolved(schema, below) for schema in schemas], below)
+            self._alternatives.require_disjoint([self._resolved(schema, below) for schema in schemas], below)
         return choice(options)
 
     def _reference(self, pointer: Any, place: Place) -> Expression:
@@ -108,7 +112,8 @@ class SchemaReader:
         if not isinstance(values, list):
             raise (place / "enum").wrong("it must be a list of values", values)
         if "const" in schema:
-            values = [value for value in values if keywords.equal(value, schema["const"])]
+            wanted = keywords.canonical(schema["const"])
+            values = [value for value in values if keywords.canonical(value) == wanted]
         kinds = keywords.types(schema, place) if "type" in schema else keywords.TYPES
         kept = [value for value in values if any(keywords.same_type(value, kind) for kind in kinds)]
         return choice(Text(keywords.literal(value, place)) for value in kept)
@@ -125,14 +130,14 @@ class SchemaReader:
 
     def _integer(self, schema: Mapping[str, Any], place: Place) -> Expression:
         bounds = keywords.bounds(schema, place)
-        low, high = bounds.whole()
-        if "multipleOf" not in schema:
-            return numbers.integers(low, high)
-        step = schema["multipleOf"]
+        step = schema.get("multipleOf", 1)
         if isinstance(step, bool) or not isinstance(step, int) or step < 1:
             raise (place / "multipleOf").unsupported("another value than a whole number above 0 is")
+        low, high = bounds.whole()
         if step == 1:
-            return numbers.integers(low, high)
+            if numbers.are_too_long(low, high, numbers.LARGEST_INTEGER):
+                raise place.unsupported(f"integers of more than {numbers.INTEGER_DIGITS} digits are")
+            return self._shared("integer", bounds, place, lambda: numbers.integers(low, high))
         if low is None or high is None or (high - low) / step > _MOST_MULTIPLES:
             raise (place / "multipleOf").unsupported(f"without bounds for at most {_MOST_MULTIPLES} values it is")
         first = -(-int(low) // step) * step
@@ -142,9 +147,25 @@ class SchemaReader:
         if "multipleOf" in schema:
             raise (place / "multipleOf").unsupported("for numbers that may have a fraction it is")
         bounds = keywords.bounds(schema, place)
-        return numbers.numbers(
-            bounds.low, bounds.high, without_low=bounds.without_low, without_high=bounds.without_high
+        if numbers.are_too_long(bounds.low, bounds.high, numbers.LARGEST_NUMBER):
+            raise place.unsupported(f"numbers of more than {numbers.NUMBER_DIGITS} digits before the point are")
+        return self._shared(
+            "number",
+            bounds,
+            place,
+            lambda: numbers.numbers(
+                bounds.low, bounds.high, without_low=bounds.without_low, without_high=bounds.without_high
+            ),
         )
+
+    def _shared(self, kind: str, bounds: keywords.Bounds, place: Place, write: Callable[[], Expression]) -> Expression:
+        """Numbers of a kind as one rule, however often their bounds come."""
+        if (kind, bounds) not in self._numbers:
+            if len(self._numbers) >= _MOST_BOUNDS:
+                raise place.unsupported(f"more than {_MOST_BOUNDS} different bounds of numbers in one schema are")
+            written = write()
+            self._numbers[kind, bounds] = written if written == NOTHING else self._grammar.new_rule(written)
+        return self._numbers[kind, bounds]
 
     def _string(self, schema: Mapping[str, Any], place: Place) -> Expression:
         least, most = keywords.sizes(schema, "minLength", "maxLength", place)
