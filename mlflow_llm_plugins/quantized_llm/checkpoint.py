@@ -16,6 +16,8 @@ GENERATION_CONFIG_FILE = "generation_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLED_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+OPENVINO_FILES = ("openvino_model.xml", "openvino_model.bin")
+_OPENVINO_WEIGHTS = "openvino_*.bin"  # no pickles
 
 TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -133,14 +135,15 @@ def weight_names(folder: Path) -> list[str]:
     """Names of the safetensors files that transformers would load from the folder.
 
     Raises:
-        CheckpointError: There are none, told with the pickled ones; or the index is damaged.
+        CheckpointError: There are none, told with the pickled ones or a part of an OpenVINO model; or the index is
+            damaged.
     """
     if (folder / WEIGHTS_FILE).is_file():
         return [WEIGHTS_FILE]
     if (folder / INDEX_FILE).is_file():
         return _indexed_names(folder / INDEX_FILE)
-    pickled = sorted(file.name for pattern in PICKLED_PATTERNS for file in folder.glob(pattern))
-    if pickled:
+    _refuse_half_openvino(folder)
+    if pickled := _pickled_names(folder):
         raise CheckpointError(
             f"{folder} has its weights only as pickles ({', '.join(pickled)}), which can run code when they are read. "
             "Only safetensors are read: load the model where you trust it and call "
@@ -245,6 +248,21 @@ def _check_fields(config: Mapping[str, Any], file: Path) -> None:
     for field in ("quantization_config", "text_config", "auto_map"):
         if not isinstance(config.get(field) or {}, dict):
             raise CheckpointError(f"{file} has {field}={config[field]!r}; it must be an object.")
+
+
+def _refuse_half_openvino(folder: Path) -> None:
+    there = [name for name in OPENVINO_FILES if (folder / name).is_file()]
+    missing = [name for name in OPENVINO_FILES if name not in there]
+    if there and missing:
+        raise CheckpointError(
+            f"{folder} has {there[0]} without {missing[0]}: an OpenVINO model is both, side by side. Copy or download "
+            "the missing file, too, or export the model again."
+        )
+
+
+def _pickled_names(folder: Path) -> list[str]:
+    files = (file for pattern in PICKLED_PATTERNS for file in folder.glob(pattern))
+    return sorted(file.name for file in files if not file.match(_OPENVINO_WEIGHTS))
 
 
 def _indexed_names(index: Path) -> list[str]:

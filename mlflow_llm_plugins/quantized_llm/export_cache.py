@@ -50,8 +50,10 @@ def exported(
 
     Raises:
         CheckpointError: The cache cannot be written.
+        InvalidInputError: The bound of the cache is no whole number.
         LLMError: The export cannot be made; nothing is left of it.
     """
+    most_bytes = cache_bytes()  # before weights are fetched
     recipe = dict(quantization.config) if quantization else {"weight_format": "none"}
     dtype = dtype or artifact.record.dtype
     weights, root = artifact.weights_folder(), cache_folder()
@@ -62,7 +64,7 @@ def exported(
         made.append(_export(artifact, weights, folder, recipe, dtype, trust_remote_code))
 
     with _explained(root):
-        cache = FolderCache(root, cache_bytes())
+        cache = FolderCache(root, most_bytes)
         key = export_key(weights, artifact.path / MODEL_FOLDER, recipe, dtype, FileDigests(root / _DIGESTS_FILE))
         entry = cache.entry(key, f"the export of {artifact.path} for the engine 'openvino'", make)
         for report in made:

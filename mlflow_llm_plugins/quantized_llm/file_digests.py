@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class FileDigests:
         """The digest of a file's content; reads the file where it is not known.
 
         Raises:
-            OSError: The file cannot be read, or the table cannot be written.
+            OSError: The file cannot be read.
         """
         path, stat = os.path.realpath(file), file.stat()
         state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
@@ -38,7 +39,8 @@ class FileDigests:
             return str(known["digest"])
         digest = digest_of(file)
         if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
-            self._remember(path, {"state": state, "digest": digest})
+            with suppress(OSError):  # a table that cannot be written remembers nothing
+                self._remember(path, {"state": state, "digest": digest})
         return digest
 
     def _remember(self, path: str, entry: dict[str, Any]) -> None:
@@ -48,10 +50,10 @@ class FileDigests:
         _replace(self._table, json.dumps(dict(list(entries.items())[-_MOST:]), indent=1))
 
     def _read(self) -> dict[str, Any]:
-        """The table; one that is missing or damaged is empty."""
+        """The table; one that is missing, unreadable or damaged is empty."""
         try:
             entries = json.loads(self._table.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return {}
         return entries if isinstance(entries, dict) else {}
 

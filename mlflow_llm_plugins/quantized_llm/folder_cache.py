@@ -49,6 +49,9 @@ class FolderCache:
     def entry(self, key: str, what: str, make: Callable[[Path], None]) -> Path:
         """The folder of that key, which stays as long as this process lives.
 
+        One that is there is also found where nothing can be written, as in the image of a container or by another
+        user.
+
         Args:
             key: A name without dots, hyphens and separators.
             what: What it is, for who waits for it.
@@ -56,15 +59,16 @@ class FolderCache:
 
         Raises:
             Timeout: Another process has been making the same for an hour.
-            OSError: The cache cannot be written.
+            OSError: There is no entry yet, and the cache cannot be written.
         """
         entry = self._root / key
-        with self._locked(key, what):
-            if not entry.is_dir():
-                self._clear(but=key)
-                with _appearing(entry) as folder:
-                    make(folder)
-            _use(entry)
+        if not _use(entry):
+            with self._locked(key, what):
+                if not entry.is_dir():
+                    self._clear(but=key)
+                    with _appearing(entry) as folder:
+                        make(folder)
+                _use(entry)
         self._keep_under(but=entry)
         return entry
 
@@ -110,12 +114,11 @@ class FolderCache:
         removed = entry.with_name(f".{entry.name}{_REMOVED}")
         try:
             with FileLock(self._lock_file(entry.name), timeout=0):
-                if _is_used(entry):
-                    return False
                 shutil.rmtree(removed, ignore_errors=True)
-                os.replace(entry, removed)  # at once: what is left of a killed process is no entry
+                with _unused(entry):
+                    os.replace(entry, removed)  # at once: what is left of a killed process is no entry
                 shutil.rmtree(removed, ignore_errors=True)
-        except OSError:  # a Timeout too: it is being made, or is another user's
+        except OSError:  # a Timeout too: it is being made, in use, or another user's
             return False
         return True
 
@@ -146,31 +149,54 @@ def _appearing(entry: Path) -> Iterator[Path]:
         raise
 
 
-def _use(entry: Path) -> None:
-    """Hold the entry until this process ends."""
-    file = os.open(entry / _IN_USE, os.O_RDWR | os.O_CREAT, 0o666)
-    if sys.platform != "win32":
-        fcntl.flock(file, fcntl.LOCK_SH)
+def _use(entry: Path) -> bool:
+    """Hold the entry until this process ends, as far as that can be done; whether it is there."""
+    if not entry.is_dir():
+        return False
+    try:
+        file = _open_in_use(entry)
+    except FileNotFoundError:  # removed meanwhile
+        return False
+    except OSError:  # without that file where none can be written, or on a file system without locks
+        return entry.is_dir()
     before = _held.get(entry)
     _held[entry] = file
     if before is not None:  # of an entry that was there before this one
         os.close(before)
-    with suppress(PermissionError):  # another user's
+    with suppress(OSError):  # another user's, or read-only
         os.utime(entry)
+    return True
 
 
-def _is_used(entry: Path) -> bool:
-    """Whether a process holds it. On Windows a folder with an open file cannot be renamed, which says it as well."""
+def _open_in_use(entry: Path) -> int:
+    """The entry's file, open and locked; read-only, for that is enough to share a lock."""
+    file = os.open(entry / _IN_USE, os.O_RDONLY | os.O_CREAT, 0o666)
+    try:
+        if sys.platform != "win32":
+            fcntl.flock(file, fcntl.LOCK_SH)
+        if not os.path.samestat(os.fstat(file), os.stat(entry / _IN_USE)):
+            raise FileNotFoundError(f"{entry} was replaced while it was opened")
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+@contextmanager
+def _unused(entry: Path) -> Iterator[None]:
+    """Keep other processes from beginning to use it; BlockingIOError where one does already.
+
+    On Windows a folder with an open file cannot be renamed, which comes to the same.
+    """
     if sys.platform == "win32":
-        return False
+        yield
+        return
     file = os.open(entry / _IN_USE, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        yield
     finally:
         os.close(file)
-    return False
 
 
 def _last_use(folder: Path) -> float:

@@ -16,6 +16,8 @@ FORMAT_VERSION = 2  # the newest that is read; a model is written with the oldes
 OPENVINO_FORMAT_VERSION = 2
 MODEL_FOLDER = "model"  # config, tokenizer and weights, as transformers lays them out
 
+_CONFIG_PARAMS = ("group_size", "symmetric", "ratio")  # settings of OpenVINO's methods that are params, too
+
 Applied = Literal["when saved", "when loaded"]
 WeightsFormat = Literal["safetensors", "openvino"]
 Task = Literal["llm/v1/chat", "llm/v1/completions"]
@@ -53,7 +55,7 @@ class ExportRecord(_Section):
 
     seconds: float
     traced_dtype: str  # in which the weights were traced
-    probe: dict[str, float | None] = {}
+    probe: dict[str, bool | int | float | None] = {}
 
 
 class FlavorRecord(_Section):
@@ -122,6 +124,7 @@ class FlavorRecord(_Section):
             "quant_type": quantization.quant_type if quantization else None,
             "compute_dtype": quantization.compute_dtype if quantization else None,
             "double_quant": quantization.double_quant if quantization else None,
+            **{name: quantization.config.get(name) if quantization else None for name in _CONFIG_PARAMS},
             "dtype": self.dtype,
             "parameters": self.parameters,
             "weight_bytes": self.weight_bytes,

@@ -200,7 +200,7 @@ def _from_folder(folder: Path, repo: HubRepo | None, tokenizer: Any, trust_remot
         tokenizer,
         folder=folder,
         repo=repo,
-        openvino=None if has_weights(folder) else OpenVINOFolder.find(folder),
+        openvino=OpenVINOFolder.find(folder),
         trust_remote_code=trust_remote_code,
     )
 

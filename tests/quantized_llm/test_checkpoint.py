@@ -90,6 +90,25 @@ def test_checkpoint_with_only_pickled_weights_is_refused(copied: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("there", "missing"), [("xml", "bin"), ("bin", "xml")])
+def test_half_an_openvino_model_is_told_with_the_file_that_is_missing(copied: Path, there: str, missing: str) -> None:
+    (copied / "model.safetensors").unlink()
+    for name in (f"openvino_model.{there}", "openvino_tokenizer.bin", "openvino_detokenizer.bin"):
+        (copied / name).touch()
+
+    assert refusal(copied) == (
+        f"{copied} has openvino_model.{there} without openvino_model.{missing}: an OpenVINO model is both, side by "
+        "side. Copy or download the missing file, too, or export the model again."
+    )
+
+
+def test_tokenizers_of_openvino_are_no_pickles(copied: Path) -> None:
+    (copied / "model.safetensors").unlink()
+    (copied / "openvino_detokenizer.bin").touch()
+
+    assert " has no weights: neither model.safetensors nor" in refusal(copied)
+
+
 @pytest.mark.parametrize("keep", [0, 4, 8, 100, 10_000, -1])
 def test_truncated_weights_are_found_before_loading(copied: Path, keep: int) -> None:
     file = copied / "model.safetensors"

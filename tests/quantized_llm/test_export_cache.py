@@ -256,6 +256,17 @@ def test_a_bound_that_is_no_number_is_refused_by_name(monkeypatch, value):
     assert str(caught.value) == f"{BYTES_VARIABLE} must be a whole number of bytes, got {value!r}."
 
 
+def test_a_bound_that_is_no_number_is_refused_before_weights_are_fetched(cache, paths, monkeypatch, tmp_path):
+    reference = tmp_path / "reference"
+    checkpoint = shutil.copytree(paths["one"] / "model", tmp_path / "checkpoint")
+    quantized_llm.save_model(checkpoint, reference, save_pretrained=False)
+    shutil.rmtree(checkpoint)  # the artifact only refers to it
+    monkeypatch.setenv(BYTES_VARIABLE, "10GB")
+    with pytest.raises(InvalidInputError, match=f"{BYTES_VARIABLE} must be a whole number of bytes, got '10GB'"):
+        export(reference)
+    assert not cache.exists()
+
+
 def test_the_folder_is_the_users_cache_unless_it_is_given(monkeypatch, tmp_path):
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,25 @@ from filelock import FileLock
 from mlflow_llm_plugins.quantized_llm.folder_cache import FolderCache
 
 SIZE = 1000
+ANOTHER_USER = 65534
+USE_AS_ANOTHER_USER = """
+import os, sys
+from pathlib import Path
+from mlflow_llm_plugins.quantized_llm.folder_cache import FolderCache
+
+def fail(folder):
+    raise AssertionError("made once more")
+
+os.chdir(sys.argv[1])
+if os.getuid() == 0:
+    os.setuid(int(sys.argv[2]))
+try:
+    Path("of-this-user").touch()
+except OSError:
+    entry = FolderCache(Path("."), int(sys.argv[3])).entry("old", "an export", fail)
+    print(entry, (entry / "weights").stat().st_size, flush=True)
+    sys.stdin.read()
+"""
 USE = """
 import sys
 from pathlib import Path
@@ -188,3 +208,63 @@ def test_folders_that_are_not_of_the_cache_stay_and_do_not_count(tmp_path):
     cache.entry("new", "an export", make)
     assert names(tmp_path) == {".git", "documents", "new"}
     assert cache.sizes() == [SIZE]
+
+
+@pytest.fixture
+def read_only(tmp_path, start) -> Iterator[Path]:
+    """A cache with two entries, "old" and "other", where this user can write nothing."""
+    for key in ("old", "other"):
+        end(start(key, "using"))
+    paths = [tmp_path, *tmp_path.rglob("*")]
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    yield tmp_path
+    for path in paths:
+        if path.exists():
+            path.chmod(0o755)
+
+
+@pytest.fixture
+def another(read_only) -> Iterator[Callable[[int], subprocess.Popen]]:
+    """(bound) -> a process of a user who cannot write there, and uses the entry "old" until it ends."""
+    processes = []
+
+    def run(most_bytes: int) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-c", USE_AS_ANOTHER_USER, str(read_only), str(ANOTHER_USER), str(most_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.wait(10)
+        process.stdin.close()
+        process.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="users and their rights are those of POSIX")
+@pytest.mark.parametrize("most_bytes", [10**9, 1])
+def test_an_entry_that_is_there_is_used_where_nothing_can_be_written(read_only, another, most_bytes):
+    assert another(most_bytes).stdout.readline() == f"old {SIZE}\n"
+    assert names(read_only) == {"old", "other"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="users and their rights are those of POSIX")
+def test_an_entry_that_another_user_uses_stays(read_only, another):
+    assert another(10**9).stdout.readline() == f"old {SIZE}\n"
+    for path in (read_only, *read_only.rglob("*")):
+        path.chmod(0o755)
+    FolderCache(read_only, 1).entry("new", "an export", make)
+    assert names(read_only) == {"old", "new"}
+
+
+def test_an_entry_is_used_while_its_lock_is_held_elsewhere(tmp_path, start):
+    end(start("old", "using"))
+    cache = FolderCache(tmp_path, 10**9)
+    with ThreadPoolExecutor(1) as thread, FileLock(tmp_path / "old.lock"):
+        assert thread.submit(cache.entry, "old", "an export", fail).result(timeout=20) == tmp_path / "old"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from mlflow_llm_plugins.errors import CheckpointError
 from mlflow_llm_plugins.quantized_llm.quantization import parse_quantization
-from mlflow_llm_plugins.quantized_llm.record import FlavorRecord, WeightsRecord
+from mlflow_llm_plugins.quantized_llm.record import ExportRecord, FlavorRecord, WeightsRecord
 
 
 @pytest.fixture
@@ -70,3 +73,38 @@ def test_params_are_strings_of_what_is_known(record: FlavorRecord) -> None:
 )
 def test_answers_never_carry_a_local_path(record: FlavorRecord, base_model: str | None, name: str) -> None:
     assert record.model_copy(update={"base_model": base_model}).model_name == name
+
+
+def test_facts_of_a_proof_keep_their_types(record: FlavorRecord) -> None:
+    probe = {"is_exact": True, "tokens": 48, "sliding_window": None, "max_difference": 0.25, "top1_agreement": 1.0}
+    made = record.model_copy(update={"export": ExportRecord(seconds=2, traced_dtype="float32", probe=probe)})
+    read = FlavorRecord.parse(json.loads(json.dumps(made.for_mlmodel())))
+
+    assert read.export is not None
+    assert {name: repr(value) for name, value in read.export.probe.items()} == {
+        name: repr(value) for name, value in probe.items()
+    }
+    params = read.as_params()
+    assert (params["llm.export.is_exact"], params["llm.export.tokens"]) == ("True", "48")
+    assert "llm.export.sliding_window" not in params
+
+
+@pytest.mark.parametrize(
+    ("quantization", "expected"),
+    [
+        ("openvino-int8", {"symmetric": "False"}),
+        ({"method": "openvino-int4", "ratio": 0.8}, {"group_size": "128", "symmetric": "True", "ratio": "0.8"}),
+        ("openvino-fp16", {}),
+        ("nf4", {}),
+    ],
+)
+def test_settings_of_openvinos_methods_are_params(
+    record: FlavorRecord, quantization: Any, expected: dict[str, str]
+) -> None:
+    parsed = parse_quantization(quantization)
+    assert parsed is not None
+    quantized = parsed.completed("float32").record("when saved")
+    params = record.model_copy(update={"quantization": quantized}).as_params()
+
+    names = ("group_size", "symmetric", "ratio")
+    assert {name: params[f"llm.{name}"] for name in names if f"llm.{name}" in params} == expected

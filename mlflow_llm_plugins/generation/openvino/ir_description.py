@@ -43,6 +43,7 @@ class IRDescription:
     symmetric: bool | None  # None: not quantized, or not said
     vocab_size: int  # width of the logits
     kv_layers: tuple[KVShape, ...]
+    bin_bytes: int  # that the file of its weights has at least
     has_tokenizer_ir: bool  # beside it, with its detokenizer
 
 
@@ -50,10 +51,11 @@ class IRDescription:
 class _Contents:
     """What is collected on the way through the file."""
 
-    inputs: set[str] = field(default_factory=set)
+    inputs: list[set[str]] = field(default_factory=list)  # names of each
     logits_shape: list[int] | None = None
     state: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)  # (layer, kind) -> (heads, width)
     weight_bytes: Counter[str] = field(default_factory=Counter)  # by element type
+    bin_bytes: int = 0  # end of the last weight
     compression: dict[str, str] = field(default_factory=dict)  # nncf's settings
 
 
@@ -70,6 +72,7 @@ def describe_ir(xml: Path) -> IRDescription:
         contents = _read(xml)
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise CheckpointError(f"{xml} cannot be read: {error}. Export or download it again.") from error
+    _check_inputs_and_outputs(xml, contents)
     kv_layers = _kv_layers(xml, contents)
     weight_format, symmetric = _weight_format(contents)
     group_size = contents.compression.get("group_size")
@@ -79,6 +82,7 @@ def describe_ir(xml: Path) -> IRDescription:
         symmetric=symmetric,
         vocab_size=_vocab_size(xml, contents),
         kv_layers=kv_layers,
+        bin_bytes=contents.bin_bytes,
         has_tokenizer_ir=all(
             (xml.parent / f"openvino_{kind}.{end}").is_file()
             for kind in ("tokenizer", "detokenizer")
@@ -89,30 +93,38 @@ def describe_ir(xml: Path) -> IRDescription:
 
 def _read(xml: Path) -> _Contents:
     contents = _Contents()
-    for element in _large_elements(xml):
+    for element, is_in_body in _large_elements(xml):
         if element.tag == "layer":
-            _add_layer(contents, element)
+            _add_layer(contents, element, is_in_body)
         elif element.tag == "weight_compression":
             contents.compression = {setting.tag: setting.get("value", "") for setting in element}
     return contents
 
 
-def _large_elements(xml: Path) -> Iterator[ElementTree.Element]:
-    """Each element as it ends; layers and edges are dropped after that. Bodies of loops have none of interest."""
-    for _, element in ElementTree.iterparse(xml):
-        yield element
-        if element.tag in _LARGE:
-            element.clear()
+def _large_elements(xml: Path) -> Iterator[tuple[ElementTree.Element, bool]]:
+    """Each element as it ends, and whether it is in the body of a loop; layers and edges are dropped after that."""
+    depth = 0
+    for event, element in ElementTree.iterparse(xml, ("start", "end")):
+        if element.tag == "layers":
+            depth += 1 if event == "start" else -1
+        if event == "end":
+            yield element, depth > 1
+            if element.tag in _LARGE:
+                element.clear()
 
 
-def _add_layer(contents: _Contents, layer: ElementTree.Element) -> None:
+def _add_layer(contents: _Contents, layer: ElementTree.Element, is_in_body: bool) -> None:
     kind, data = layer.get("type"), layer.find("data")
+    if kind in ("Parameter", "Result") and is_in_body:
+        return
     if kind == "Parameter":
-        contents.inputs |= _names(layer)
+        contents.inputs.append(_names(layer))
     elif kind == "Result" and ("logits" in _names(layer) or layer.get("output_names") == "logits"):
         contents.logits_shape = _dimensions(layer.find("input/port"))
     elif kind == "Const" and data is not None:
-        contents.weight_bytes[data.get("element_type", "")] += int(data.get("size", 0))
+        size = int(data.get("size", 0))
+        contents.weight_bytes[data.get("element_type", "")] += size
+        contents.bin_bytes = max(contents.bin_bytes, int(data.get("offset", 0)) + size)
     elif kind == "ReadValue" and data is not None:
         found = _STATE.match(data.get("variable_id", ""))
         shape = _dimensions(layer.find("output/port"))
@@ -131,15 +143,23 @@ def _dimensions(port: ElementTree.Element | None) -> list[int]:
     return [int(dimension.text or -1) for dimension in port.iter("dim")] if port is not None else []
 
 
-def _kv_layers(xml: Path, contents: _Contents) -> tuple[KVShape, ...]:
-    """Keys and values of each layer; refuses what is no stateful language model."""
-    missing = sorted(_INPUTS - contents.inputs)
+def _check_inputs_and_outputs(xml: Path, contents: _Contents) -> None:
+    missing = sorted(_INPUTS.difference(*contents.inputs))
     if missing or contents.logits_shape is None:
         lacks = [*(f"input {name!r}" for name in missing), *([] if contents.logits_shape else ["output 'logits'"])]
         raise CheckpointError(
             f"{xml} is no causal language model that OpenVINO GenAI serves: it has no {', no '.join(lacks)}. Export "
             "it with quantization='openvino-int8', or with optimum-intel for text-generation-with-past, stateful."
         )
+    if unknown := sorted(min(names - {""}) for names in contents.inputs if not names & _INPUTS):
+        raise CheckpointError(
+            f"{xml} has inputs that nothing is known of here: {', '.join(unknown)}. Served are models that take "
+            f"{', '.join(sorted(_INPUTS))}: export a language model of text alone, for text-generation-with-past."
+        )
+
+
+def _kv_layers(xml: Path, contents: _Contents) -> tuple[KVShape, ...]:
+    """Keys and values of each layer, all of them."""
     layers = range(1 + max((layer for layer, _ in contents.state), default=-1))
     pairs = [(contents.state.get((i, "key")), contents.state.get((i, "value"))) for i in layers]
     complete = tuple(KVShape(*key, *value) for key, value in pairs if key and value)

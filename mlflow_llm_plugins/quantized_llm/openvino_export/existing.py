@@ -7,7 +7,8 @@ from pathlib import Path
 from mlflow_llm_plugins.errors import CheckpointError
 from mlflow_llm_plugins.generation.openvino.ir_description import IRDescription, describe_ir
 
-_XML, _FILES = "openvino_model.xml", ("openvino_model.xml", "openvino_model.bin", "config.json")
+_XML, _BIN = "openvino_model.xml", "openvino_model.bin"
+_FILES = (_XML, _BIN, "config.json")
 
 
 def is_openvino_folder(path: Path) -> bool:
@@ -19,9 +20,19 @@ def describe(path: Path) -> IRDescription:
     """What the model's graph says of it; openvino is not imported and no weight is read.
 
     Raises:
-        CheckpointError: A file is missing or damaged, or the model is no stateful causal language model.
+        CheckpointError: A file is missing, damaged or cut off, or the model is no stateful causal language model.
     """
     missing = [name for name in _FILES if not (path / name).is_file()]
     if missing:
         raise CheckpointError(f"{path} is no folder of an OpenVINO model: it has no {', no '.join(missing)}.")
-    return describe_ir(path / _XML)
+    found = describe_ir(path / _XML)
+    _check_weights(path / _BIN, found.bin_bytes)
+    return found
+
+
+def _check_weights(file: Path, needed: int) -> None:
+    if (size := file.stat().st_size) < needed:
+        raise CheckpointError(
+            f"{file} is damaged: it has {size:,} bytes, and the graph beside it needs {needed:,}. Copy or download it "
+            "again."
+        )

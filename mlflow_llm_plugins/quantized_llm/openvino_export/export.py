@@ -33,6 +33,7 @@ __all__ = ["ExportReport", "check_exportable", "export_model"]
 
 MODEL_FILE = "openvino_model.xml"
 WEIGHTS_FILE = "openvino_model.bin"
+_DTYPES = ("float32", "bfloat16", "float16")  # of a model's weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def export_model(model: PreTrainedModel, tokenizer: Any, folder: Path, recipe: O
 
     Raises:
         UnsupportedFeatureError: The architecture cannot be expressed, or the files answer otherwise than torch does.
-        InvalidInputError: The folder is not empty, or the model is not on the CPU.
+        InvalidInputError: The folder is not empty, or the model is not on the CPU, or of another type.
         MissingDependencyError: openvino or nncf is not installed.
         HardwareError: This machine has too little memory.
         OSError: The folder cannot be written, or has no space left.
@@ -122,8 +123,22 @@ def _check_model(model: Any) -> None:
     if getattr(model.config, "quantization_config", None) is not None:
         raise UnsupportedFeatureError("Quantized weights cannot be exported to OpenVINO: export the original weights.")
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if "meta" in devices:
+        raise InvalidInputError(
+            "The export needs the model's weights, and some of them are not loaded (device meta). Load the model with "
+            "device_map='cpu'."
+        )
     if devices != ["cpu"]:
         raise InvalidInputError(f"The export needs a model on the CPU, this one is on {', '.join(devices)}.")
+    _check_dtypes({str(parameter.dtype) for parameter in model.parameters() if parameter.is_floating_point()})
+
+
+def _check_dtypes(found: set[str]) -> None:
+    if other := sorted(name.removeprefix("torch.") for name in found if name.removeprefix("torch.") not in _DTYPES):
+        raise InvalidInputError(
+            f"The export takes weights in {', '.join(_DTYPES)}, and this model has {', '.join(other)}. Load it in "
+            "float32."
+        )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from mlflow_llm_plugins.settings import Settings
@@ -64,6 +64,15 @@ class OpenVINORecipe(Settings):
                 allowed = f"only {', '.join(own)}" if own else "no further settings"
                 raise ValueError(f"{key}={raw[key]!r} does not belong to weight_format={weight_format!r}: {allowed}.")
         return {**own, **{key: value for key, value in raw.items() if value is not None}}
+
+    @field_validator("calibration", mode="before")
+    @classmethod
+    def _check_texts(cls, texts: Any) -> Any:
+        if isinstance(texts, str):
+            raise ValueError("it must be a list of texts, and this is one text. Give several typical ones.")
+        if isinstance(texts, list | tuple) and any(isinstance(text, str) and not text.strip() for text in texts):
+            raise ValueError("a text must not be empty. Leave empty ones out.")
+        return texts
 
     @model_validator(mode="after")
     def _check(self) -> Self:

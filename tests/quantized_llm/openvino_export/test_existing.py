@@ -86,6 +86,40 @@ def test_a_model_that_genai_does_not_serve_is_refused(copy, pattern, replacement
         describe(copy)
 
 
+@pytest.mark.parametrize("keep", [0, 100, -1])
+def test_weights_that_are_cut_off_are_refused_with_both_sizes(copy, keep):
+    file = copy / "openvino_model.bin"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:keep])
+    with pytest.raises(CheckpointError) as caught:
+        describe(copy)
+    assert str(caught.value) == (
+        f"{file} is damaged: it has {len(whole[:keep]):,} bytes, and the graph beside it needs {len(whole):,}. Copy "
+        "or download it again."
+    )
+
+
+def parameter(name):
+    return (
+        f'<layer id="999" name="{name}" type="Parameter"><data shape="?,?" element_type="i64" />'
+        f'<output><port id="0" names="{name}" /></output></layer>'
+    )
+
+
+def test_an_input_that_is_not_known_is_refused_by_name(copy):
+    edit(copy, "</layers>", parameter("token_type_ids") + "</layers>", count=1)
+    with pytest.raises(CheckpointError) as caught:
+        describe(copy)
+    assert str(caught.value).startswith(f"{copy / MODEL} has inputs that nothing is known of here: token_type_ids. ")
+    assert "attention_mask, beam_idx, input_ids, position_ids" in str(caught.value)
+
+
+def test_inputs_of_a_loops_body_are_not_those_of_the_model(copy):
+    loop = f'<layer id="998" name="loop" type="Loop"><body><layers>{parameter("inner")}</layers></body></layer>'
+    edit(copy, "</layers>", loop + "</layers>", count=1)
+    assert describe(copy).vocab_size == VOCAB_SIZE
+
+
 def test_a_damaged_graph_is_refused_with_its_name(copy):
     text = (copy / MODEL).read_text(encoding="utf-8")
     (copy / MODEL).write_text(text[: len(text) // 2], encoding="utf-8")

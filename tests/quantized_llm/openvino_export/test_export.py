@@ -342,3 +342,17 @@ def test_nothing_is_shown_where_there_is_no_terminal(tmp_path, capsys):
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "Exporting" not in shown.err
+
+
+def test_weights_in_float64_are_refused_with_what_to_load_instead(tmp_path):
+    with pytest.raises(InvalidInputError) as caught:
+        export_model(build("llama").double(), byte_tokenizer(), tmp_path, AS_IT_IS)
+    assert str(caught.value) == (
+        "The export takes weights in float32, bfloat16, float16, and this model has float64. Load it in float32."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_whose_weights_are_not_loaded_is_refused(tmp_path):
+    with pytest.raises(InvalidInputError, match=r"not loaded \(device meta\)\. Load the model with"):
+        export_model(build("llama").to("meta"), byte_tokenizer(), tmp_path, AS_IT_IS)

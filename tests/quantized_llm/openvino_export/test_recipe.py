@@ -61,6 +61,12 @@ def test_a_recorded_recipe_reads_back_the_same(settings):
         ({"weight_format": "int4", "scale_estimation": True}, "need calibration"),
         ({"weight_format": "int4", "calibration": TEXTS}, "set one, or leave it out"),
         ({"weight_format": "int4", "awq": True, "calibration": []}, "calibration="),
+        (
+            {"weight_format": "int4", "awq": True, "calibration": "One text."},
+            "calibration='One text.': it must be a list of texts, and this is one text",
+        ),
+        ({"weight_format": "int4", "awq": True, "calibration": ["A text.", ""]}, "a text must not be empty"),
+        ({"weight_format": "int4", "awq": True, "calibration": [" \n"]}, "a text must not be empty"),
         ({"weight_format": "int3"}, "weight_format='int3'.*'int8' or 'int4'"),
         ({"weight_format": "int8", "bits": 8}, "unknown key 'bits'"),
         ({}, "weight_format"),
