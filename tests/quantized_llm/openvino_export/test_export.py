@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoTokenizer, GenerationConfig
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -300,6 +302,9 @@ def test_where_memory_is_short_the_probe_does_without_float32(export, monkeypatc
     assert found.mean_difference < 0.25
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"), reason="older releases share buffers, which no trace can hold"
+)
 def test_the_context_of_long_rotary_factors_ends_where_they_begin(export, caplog):
     folder, _ = export(random_model("phi3_longrope"))
     assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"] == 64
@@ -313,7 +318,7 @@ def test_a_folder_with_files_is_refused(tmp_path):
 
 
 def test_a_model_without_weights_in_memory_is_refused(tmp_path):
-    with pytest.raises(InvalidInputError, match="this one is on meta"):
+    with pytest.raises(InvalidInputError, match=r"some of them are not loaded \(device meta\)"):
         export_model(build("llama").to("meta"), byte_tokenizer(), tmp_path, AS_IT_IS)
 
 
