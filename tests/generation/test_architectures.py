@@ -103,6 +103,6 @@ def test_an_unknown_engine_is_refused_with_the_known_ones():
     with pytest.raises(InvalidInputError) as error:
         open_engine(None, None, SMALL, "transformer")
     assert str(error.value) == (
-        "Unknown engine 'transformer'. Did you mean 'transformers'? Known: generate, transformers; "
+        "Unknown engine 'transformer'. Did you mean 'transformers'? Known: generate, openvino, transformers; "
         "or 'package.module:Name' for one of your own."
     )

@@ -298,6 +298,8 @@ def test_requests_that_wait_for_the_prompt_of_another_go_on_when_that_one_ends(b
     others = [engine.submit(GenerationRequest(prompt, max_new_tokens=8, eos_token_ids=())) for _ in range(3)]
     if end == "cancelled":
         first.cancel()
+    if end == "out of time":
+        assert error_of(first) is not None
     fault.blocks.set()
     assert [stream.result().token_ids for stream in others] == [expected] * 3
     assert error_of(first) is not None

@@ -20,6 +20,7 @@ from mlflow_llm_plugins import quantized_llm
 from tests.quantized_llm.fake_hub import FakeHub, FakeRepo, fake_hub, files_of, put_into_cache
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REFERENCE = {"format": "safetensors", "location": "hub", "source": "org/tiny", "commit": COMMIT}
 TOKEN = "hf_secretsecretsecret"
 CARD = b"---\nlicense: other\nlicense_name: tiny-community\n---\n# Tiny"
 
@@ -81,7 +82,7 @@ def test_reference_to_a_repository_is_loaded_at_its_commit(
     loaded = quantized_llm.load_model(str(tmp_path / "artifact"), return_type="model")
 
     assert not list((tmp_path / "artifact").rglob("*.safetensors"))
-    assert section(tmp_path / "artifact")["weights"] == {"location": "hub", "source": "org/tiny", "commit": COMMIT}
+    assert section(tmp_path / "artifact")["weights"] == REFERENCE
     if quantization is None:
         with torch.no_grad():
             expected = AutoModelForCausalLM.from_pretrained(checkpoint)(token_ids).logits
@@ -225,7 +226,7 @@ def test_reference_is_checked_without_fetching_the_weights(
 
     assert printed["weights_fetched"] is False
     found = section(out / "reference")
-    assert found["weights"] == {"location": "hub", "source": "org/tiny", "commit": COMMIT}
+    assert found["weights"] == REFERENCE
     assert 0 < found["weight_bytes"] < (checkpoint / "model.safetensors").stat().st_size  # without the header
 
 
