@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from mlflow_llm_plugins.generation.engines import ModelFormat
+from mlflow_llm_plugins.generation.openvino.signal_stack import signal_stack_kept
 from mlflow_llm_plugins.generation.openvino.telemetry import telemetry_refused
 from mlflow_llm_plugins.quantized_llm.artifact import Artifact
 from mlflow_llm_plugins.quantized_llm.components import Components
@@ -39,7 +40,8 @@ def _genai_pipeline(components: Components) -> Any:
     with telemetry_refused():
         from openvino_genai import LLMPipeline
 
-    return LLMPipeline(str(components.model), "CPU")
+    with signal_stack_kept():
+        return LLMPipeline(str(components.model), "CPU")
 
 
 def _openvino_model(components: Components) -> Any:

@@ -20,6 +20,7 @@ from mlflow_llm_plugins.errors import (
     MissingDependencyError,
     UnsupportedFeatureError,
 )
+from mlflow_llm_plugins.generation.openvino.signal_stack import signal_stack_kept
 from mlflow_llm_plugins.generation.openvino.telemetry import telemetry_refused
 from mlflow_llm_plugins.quantized_llm.openvino_export.exportable import check_exportable
 from mlflow_llm_plugins.quantized_llm.openvino_export.machine_errors import is_of_disk, is_of_memory
@@ -71,7 +72,12 @@ def export_model(model: PreTrainedModel, tokenizer: Any, folder: Path, recipe: O
     _check_model(model)
     if not folder.is_dir() or any(folder.iterdir()):
         raise InvalidInputError(f"The export needs an empty folder, and {folder} is none.")
-    with telemetry_refused(), _explained(model, folder), _progress(5 if recipe.is_compressed else 4) as stage:
+    with (
+        telemetry_refused(),
+        signal_stack_kept(),
+        _explained(model, folder),
+        _progress(5 if recipe.is_compressed else 4) as stage,
+    ):
         dtype, probe = _export(model, tokenizer, folder, recipe, stage)
     return ExportReport(time.monotonic() - start, (folder / WEIGHTS_FILE).stat().st_size, dtype, probe)
 

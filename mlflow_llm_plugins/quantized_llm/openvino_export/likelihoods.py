@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlflow_llm_plugins.errors import UnsupportedFeatureError
+from mlflow_llm_plugins.generation.openvino.signal_stack import signal_stack_kept
 from mlflow_llm_plugins.quantized_llm.openvino_export.machine_errors import is_of_memory
 
 # Without rounding activations to 8 bits; the second keeps activations, keys and values in float32, too. The paged form
@@ -71,7 +72,8 @@ def by_openvino(model: Any, text: Ids, properties: Mapping[str, str]) -> Likelih
     """
     import openvino as ov
 
-    request = ov.Core().compile_model(model, "CPU", dict(properties)).create_infer_request()
+    with signal_stack_kept():
+        request = ov.Core().compile_model(model, "CPU", dict(properties)).create_infer_request()
 
     def forward(ids: Ids, past: int) -> Any:
         rows, new = ids.shape
@@ -112,7 +114,8 @@ def by_continuous_batching(folder: Path, prompt: Ids, properties: Mapping[str, s
     request = genai.GenerationConfig()
     request.max_new_tokens, request.ignore_eos, request.logprobs = NEW_TOKENS, True, 1
     try:
-        pipeline = genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", dict(properties))
+        with signal_stack_kept():
+            pipeline = genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", dict(properties))
         handle = pipeline.add_request(0, ov.Tensor(prompt), request)
         for _ in range(math.ceil(prompt.shape[1] / _CHUNK) + NEW_TOKENS):
             pipeline.step()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mlflow_llm_plugins.errors import CheckpointError, GenerationError
 from mlflow_llm_plugins.generation.openvino.scoring import graph
+from mlflow_llm_plugins.generation.openvino.signal_stack import signal_stack_kept
 from mlflow_llm_plugins.generation.openvino.telemetry import telemetry_refused
 
 MODEL_FILE = "openvino_model.xml"
@@ -87,7 +88,8 @@ class ForwardModel:
             self._inputs = frozenset(port.any_name for port in model.inputs)
             graph.answer_for_places(model)
             self.vocabulary_size = graph.vocabulary_size(model)
-            self._compiled = core.compile_model(model, "CPU", dict(properties))
+            with signal_stack_kept():
+                self._compiled = core.compile_model(model, "CPU", dict(properties))
         except RuntimeError as error:
             raise CheckpointError(f"{folder} cannot be compiled for scoring: {_reason(error)}") from error
 
