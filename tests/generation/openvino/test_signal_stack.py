@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -44,6 +45,7 @@ except KeyboardInterrupt:
 def interrupted_after(script, *arguments):
     return subprocess.run(
         [sys.executable, "-c", script + INTERRUPT, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         timeout=120,
