@@ -22,8 +22,7 @@ class EngineSettings(Settings):
     max_batch_tokens: int | None = Field(
         None,
         ge=16,
-        description="Tokens of one step; a longer prompt is prefilled in chunks of this size. None: 256, with the "
-        "engine openvino 128.",
+        description="Tokens of one step; a longer prompt is prefilled in chunks of this size. None: 256.",
     )
     max_queue_size: int = Field(
         256, ge=1, description="Requests that may be open, waiting or running; one more is refused."

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_llm_plugins.errors import CheckpointError
+from mlflow_llm_plugins.generation.openvino.ir_files import MODEL_FILES
 
 CONFIG_FILE = "config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLED_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-OPENVINO_FILES = ("openvino_model.xml", "openvino_model.bin")
 _OPENVINO_WEIGHTS = "openvino_*.bin"  # no pickles
 
 TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -251,8 +251,8 @@ def _check_fields(config: Mapping[str, Any], file: Path) -> None:
 
 
 def _refuse_half_openvino(folder: Path) -> None:
-    there = [name for name in OPENVINO_FILES if (folder / name).is_file()]
-    missing = [name for name in OPENVINO_FILES if name not in there]
+    there = [name for name in MODEL_FILES if (folder / name).is_file()]
+    missing = [name for name in MODEL_FILES if name not in there]
     if there and missing:
         raise CheckpointError(
             f"{folder} has {there[0]} without {missing[0]}: an OpenVINO model is both, side by side. Copy or download "

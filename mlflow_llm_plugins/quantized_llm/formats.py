@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from mlflow_llm_plugins.generation.engines import ModelFormat
+from mlflow_llm_plugins.generation.openvino.ir_files import MODEL_FILE
 from mlflow_llm_plugins.generation.openvino.signal_stack import signal_stack_kept
 from mlflow_llm_plugins.generation.openvino.telemetry import telemetry_refused
 from mlflow_llm_plugins.quantized_llm.artifact import Artifact
@@ -48,7 +49,7 @@ def _openvino_model(components: Components) -> Any:
     with telemetry_refused():
         from openvino import Core
 
-    return Core().read_model(components.model / "openvino_model.xml")
+    return Core().read_model(components.model / MODEL_FILE)
 
 
 def _genai_components(components: Components) -> dict[str, Any]:

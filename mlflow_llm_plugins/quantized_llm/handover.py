@@ -7,7 +7,9 @@ from pathlib import Path
 
 from mlflow.models import Model
 
-WEIGHT_PATTERNS = ("*.safetensors", "openvino_model.bin")
+from mlflow_llm_plugins.generation.openvino.ir_files import WEIGHTS_FILE
+
+WEIGHT_PATTERNS = ("*.safetensors", WEIGHTS_FILE)
 # These registries upload the folder itself, so it must stay whole.
 UPLOADING_REGISTRIES = ("databricks", "uc:")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from typing_extensions import Self
 
+from mlflow_llm_plugins.generation.openvino.ir_files import WEIGHTS_FILE
 from mlflow_llm_plugins.quantized_llm.checkpoint import has_weights
 from mlflow_llm_plugins.quantized_llm.openvino_recipes import OPENVINO_CONFIGS, QUANT_METHOD
 from mlflow_llm_plugins.quantized_llm.quantization import Quantization
@@ -41,7 +42,7 @@ class OpenVINOFolder:
             _warn_of_both(folder)
             return None
         found = describe(folder)
-        size = (folder / "openvino_model.bin").stat().st_size
+        size = (folder / WEIGHTS_FILE).stat().st_size
         return cls(found.weight_format, found.symmetric, found.group_size, size)
 
     @property

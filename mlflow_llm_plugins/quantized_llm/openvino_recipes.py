@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mlflow_llm_plugins.errors import MissingDependencyError
+from mlflow_llm_plugins.generation.openvino.ir_files import CONFIG_FILE, MODEL_FILES
 from mlflow_llm_plugins.lookup import is_importable
 from mlflow_llm_plugins.quantized_llm.openvino_export.recipe import OpenVINORecipe
 
@@ -19,7 +20,7 @@ OPENVINO_CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 EXPORT_PACKAGES = ("openvino", "openvino_tokenizers", "nncf", "torch", "transformers")
-EXPORTED_FILES = ("openvino_model.xml", "openvino_model.bin", "config.json")  # at least
+EXPORTED_FILES = (*MODEL_FILES, CONFIG_FILE)  # at least
 _BITS = {"fp16": 16, "int8": 8, "int4": 4}
 
 

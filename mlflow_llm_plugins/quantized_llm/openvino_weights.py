@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_llm_plugins.errors import CheckpointError
+from mlflow_llm_plugins.generation.openvino.ir_files import MODEL_FILE, TOKENIZER_FILES, WEIGHTS_FILE
 from mlflow_llm_plugins.openai_api.decisions.temperatures import DECISION_CONFIG
 from mlflow_llm_plugins.quantized_llm.checkpoint import CONFIG_FILE, GENERATION_CONFIG_FILE
 from mlflow_llm_plugins.quantized_llm.openvino_export.export import ExportReport, export_model
-from mlflow_llm_plugins.quantized_llm.openvino_export.files import TOKENIZER_FILES, convert_tokenizer
+from mlflow_llm_plugins.quantized_llm.openvino_export.files import convert_tokenizer
 from mlflow_llm_plugins.quantized_llm.openvino_recipes import recipe_of
 from mlflow_llm_plugins.quantized_llm.quantization import Quantization
 from mlflow_llm_plugins.quantized_llm.source import ModelSource
 from mlflow_llm_plugins.quantized_llm.weights import Placement, checkpoint_of, load_weights
-
-_MODEL_FILES = ("openvino_model.xml", "openvino_model.bin")
 
 
 def export(source: ModelSource, folder: Path, quantization: Quantization, dtype: str | None) -> ExportReport:
@@ -56,16 +55,15 @@ def copy_openvino(source: Path, folder: Path, tokenizer: Any, *, staged: bool, r
         staged: `folder` is itself copied and deleted soon, so a link to the weights does.
         renew_tokenizer: Make the tokenizer's model anew though there is one.
     """
-    xml, weights = _MODEL_FILES
     has_tokenizer = not renew_tokenizer and all((source / name).is_file() for name in TOKENIZER_FILES)
     tokenizer_files = TOKENIZER_FILES if has_tokenizer else ()
-    for name in (xml, CONFIG_FILE, GENERATION_CONFIG_FILE, DECISION_CONFIG, *tokenizer_files):
+    for name in (MODEL_FILE, CONFIG_FILE, GENERATION_CONFIG_FILE, DECISION_CONFIG, *tokenizer_files):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     if staged:
-        (folder / weights).symlink_to((source / weights).resolve())
+        (folder / WEIGHTS_FILE).symlink_to((source / WEIGHTS_FILE).resolve())
     else:
-        shutil.copyfile(source / weights, folder / weights)
+        shutil.copyfile(source / WEIGHTS_FILE, folder / WEIGHTS_FILE)
     if not has_tokenizer and (models := convert_tokenizer(tokenizer)):
         models.save(folder)
 

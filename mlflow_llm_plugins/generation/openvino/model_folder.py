@@ -10,12 +10,11 @@ from typing import Any
 
 from mlflow_llm_plugins.errors import CheckpointError
 from mlflow_llm_plugins.generation.openvino.ir_description import IRDescription, KVShape, describe_ir
-
-_MODEL, _WEIGHTS, _CONFIG, _GENERATION_CONFIG = (
-    "openvino_model.xml",
-    "openvino_model.bin",
-    "config.json",
-    "generation_config.json",
+from mlflow_llm_plugins.generation.openvino.ir_files import (
+    CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    MODEL_FILE,
+    WEIGHTS_FILE,
 )
 
 _KV_BYTES = {"f32": 4, "bf16": 2, "f16": 2}  # of a number
@@ -42,19 +41,21 @@ class ModelFolder:
                 its state.
         """
         folder = Path(path)
-        missing = [name for name in (_MODEL, _WEIGHTS, _CONFIG) if not (folder / name).is_file()]
+        missing = [name for name in (MODEL_FILE, WEIGHTS_FILE, CONFIG_FILE) if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(
                 f"{folder} is no folder of an OpenVINO model: it has no {', no '.join(missing)}. Log the model with "
                 "quantization='openvino-int8', or give the folder that optimum-intel has written."
             )
-        config = _json(folder / _CONFIG)
+        config = _json(folder / CONFIG_FILE)
         return cls(
             path=folder,
             config=config.get("text_config") or config,
-            generation_config=_json(folder / _GENERATION_CONFIG) if (folder / _GENERATION_CONFIG).is_file() else {},
-            weight_bytes=(folder / _WEIGHTS).stat().st_size,
-            ir=describe_ir(folder / _MODEL),
+            generation_config=_json(folder / GENERATION_CONFIG_FILE)
+            if (folder / GENERATION_CONFIG_FILE).is_file()
+            else {},
+            weight_bytes=(folder / WEIGHTS_FILE).stat().st_size,
+            ir=describe_ir(folder / MODEL_FILE),
         )
 
     def vocab_size(self) -> int:
@@ -67,7 +68,9 @@ class ModelFolder:
         """
         size = self.config.get("vocab_size")
         if not isinstance(size, int) or size < 1:
-            raise CheckpointError(f"{self.path / _CONFIG} must name a vocab_size, a whole number; it has {size!r}.")
+            raise CheckpointError(
+                f"{self.path / CONFIG_FILE} must name a vocab_size, a whole number; it has {size!r}."
+            )
         return min(size, self.ir.vocab_size)
 
     def kv_bytes_per_token(self, precision: str | None) -> int:

@@ -6,12 +6,12 @@ The library's `step` holds Python's lock, and an exception out of it leaves a pi
 
 from __future__ import annotations
 
-import re
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_llm_plugins.generation.openvino.generation_config import generation_config
+from mlflow_llm_plugins.generation.openvino.library_errors import library_reason
 from mlflow_llm_plugins.generation.openvino.messages import (
     End,
     Failed,
@@ -32,7 +32,6 @@ _DEVICE = "CPU"
 _CACHE_TOO_SMALL = (
     "the KV cache does not hold its prompt and answer; raise num_blocks or kv_cache_memory, or ask for fewer tokens"
 )
-_SOURCE_PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
 
 def serve(connection: Connection[Any, Any], arguments: PipelineArguments) -> None:
@@ -207,7 +206,4 @@ def _tensor(ids: list[int]) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """One line, without the checks, times and files of the libraries' sources that their messages begin with."""
-    lines = [_SOURCE_PLACE.sub("", line).strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Check ", "Exception from "))]
-    return f"{type(error).__name__}: {told[-1] if told else 'no message'}".rstrip(".")
+    return f"{type(error).__name__}: {library_reason(error)}"

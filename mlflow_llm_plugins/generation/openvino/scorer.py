@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlflow_llm_plugins.generation.engine import ChoiceScores, TokenScores
+from mlflow_llm_plugins.generation.openvino.ir_files import WEIGHTS_FILE
 from mlflow_llm_plugins.generation.openvino.scoring.forward import (
     Answer,
     ForwardModel,
@@ -27,7 +28,6 @@ from mlflow_llm_plugins.generation.openvino.scoring.tree_walk import Readout, Tr
 from mlflow_llm_plugins.generation.scoring.choice_tree import ChoiceRow
 from mlflow_llm_plugins.generation.scoring.prefix_caches import PrefixCaches
 
-_WEIGHTS_FILE = "openvino_model.bin"
 _PASS_TOKENS = 256  # of one forward pass, and the most places whose logits exist at once
 _FEWEST_PASS_TOKENS = 64
 _LOGITS_OF_A_PASS = 2**24  # 64 MiB as float32, which exist up to three times
@@ -47,10 +47,8 @@ class OpenVINOScorer:
     def __init__(
         self,
         folder: Path,
+        properties: Mapping[str, Any],
         *,
-        num_threads: int,
-        inference_precision: str | None,
-        kv_cache_precision: str | None,
         max_length: int,
         max_cached_tokens: int,
     ) -> None:
@@ -58,16 +56,13 @@ class OpenVINOScorer:
 
         Args:
             folder: Of the IR: openvino_model.xml and .bin.
-            num_threads: CPU threads of a forward pass.
-            inference_precision: "f32", "bf16" or "f16"; None: the library's choice for this CPU.
-            kv_cache_precision: "f32", "bf16", "f16" or "u8", of keys and values; None: as exact as inference, not the
-                library's u8, which moves the log-probabilities of a float32 model by 0.003 on average and up to 0.07.
+            properties: Of the library's CPU device.
             max_length: Tokens of the longest text.
             max_cached_tokens: Tokens of the beginnings that are kept between calls of `choose`.
         """
         self._folder = folder
-        self._weight_bytes = (folder / _WEIGHTS_FILE).stat().st_size
-        self._properties = _properties(num_threads, inference_precision, kv_cache_precision)
+        self._weight_bytes = (folder / WEIGHTS_FILE).stat().st_size
+        self._properties = {**properties, "NUM_STREAMS": 1}  # because one pass runs at a time
         self._max_state_tokens = max(_STATE_TOKENS, max_length)
         self._lock = threading.Lock()
         self._prefixes = PrefixCaches(max_cached_tokens, KeysAndValues.first, KeysAndValues.copy)
@@ -140,15 +135,3 @@ class OpenVINOScorer:
 
 def _pass_tokens(model: ForwardModel) -> int:
     return max(_FEWEST_PASS_TOKENS, min(_PASS_TOKENS, _LOGITS_OF_A_PASS // model.vocabulary_size))
-
-
-def _properties(num_threads: int, inference_precision: str | None, kv_cache_precision: str | None) -> dict[str, Any]:
-    """Of the library's CPU device; one stream, because one pass runs at a time."""
-    properties: dict[str, Any] = {
-        "INFERENCE_NUM_THREADS": num_threads,
-        "NUM_STREAMS": 1,
-        "KV_CACHE_PRECISION": kv_cache_precision or "f32",
-    }
-    if inference_precision is not None:
-        properties["INFERENCE_PRECISION_HINT"] = inference_precision
-    return properties

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mlflow_llm_plugins.errors import CheckpointError
 from mlflow_llm_plugins.generation.openvino.ir_description import IRDescription, describe_ir
+from mlflow_llm_plugins.generation.openvino.ir_files import CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE
 
-_XML, _BIN = "openvino_model.xml", "openvino_model.bin"
-_FILES = (_XML, _BIN, "config.json")
+_FILES = (MODEL_FILE, WEIGHTS_FILE, CONFIG_FILE)
 
 
 def is_openvino_folder(path: Path) -> bool:
@@ -25,8 +25,8 @@ def describe(path: Path) -> IRDescription:
     missing = [name for name in _FILES if not (path / name).is_file()]
     if missing:
         raise CheckpointError(f"{path} is no folder of an OpenVINO model: it has no {', no '.join(missing)}.")
-    found = describe_ir(path / _XML)
-    _check_weights(path / _BIN, found.bin_bytes)
+    found = describe_ir(path / MODEL_FILE)
+    _check_weights(path / WEIGHTS_FILE, found.bin_bytes)
     return found
 
 

@@ -20,11 +20,12 @@ from mlflow_llm_plugins.errors import (
     MissingDependencyError,
     UnsupportedFeatureError,
 )
+from mlflow_llm_plugins.generation.openvino.ir_files import MODEL_FILE, WEIGHTS_FILE
 from mlflow_llm_plugins.generation.openvino.signal_stack import signal_stack_kept
 from mlflow_llm_plugins.generation.openvino.telemetry import telemetry_refused
 from mlflow_llm_plugins.quantized_llm.openvino_export.exportable import check_exportable
 from mlflow_llm_plugins.quantized_llm.openvino_export.machine_errors import is_of_disk, is_of_memory
-from mlflow_llm_plugins.quantized_llm.openvino_export.probe import Probe, Question
+from mlflow_llm_plugins.quantized_llm.openvino_export.probe import Probe, TorchReference
 from mlflow_llm_plugins.quantized_llm.openvino_export.recipe import OpenVINORecipe
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportReport", "check_exportable", "export_model"]
 
-MODEL_FILE = "openvino_model.xml"
-WEIGHTS_FILE = "openvino_model.bin"
 _DTYPES = ("float32", "bfloat16", "float16")  # of a model's weights
 
 
@@ -101,13 +100,13 @@ def _export(
     stage("asking torch")
     traced = traceable_copy(model, rounded_to_fp16=recipe.weight_format == "fp16")
     dtype = traced_dtype(traced)
-    question = Question.of(model, traced)
+    reference = TorchReference.of(model, traced)
     stage("tracing")
     converted = convert(traced)
     _return_freed_memory()
     uncompressed_difference = None
     if recipe.is_compressed:
-        uncompressed_difference = question.check(converted)
+        uncompressed_difference = reference.check(converted)
         stage("compressing")
         converted = compress(converted, recipe, tokenizer)
     stage("writing")
@@ -116,7 +115,7 @@ def _export(
     write_configuration(model, folder)
     write_tokenizer(tokenizer, tokenizer_models, folder)
     stage("checking")
-    return dtype, question.prove(folder, uncompressed_difference)
+    return dtype, reference.prove(folder, uncompressed_difference)
 
 
 def _return_freed_memory() -> None:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlflow_llm_plugins.generation.openvino.ir_files import DETOKENIZER_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILE
 from mlflow_llm_plugins.generation.openvino.telemetry import telemetry_refused
 from mlflow_llm_plugins.quantized_llm.openvino_export.context import longest_context
 from mlflow_llm_plugins.quantized_llm.openvino_export.machine_errors import is_of_memory
 
 _logger = logging.getLogger(__name__)
-
-TOKENIZER_FILES = tuple(f"openvino_{kind}.{end}" for kind in ("tokenizer", "detokenizer") for end in ("xml", "bin"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +24,10 @@ class TokenizerModels:
     decoder: Any
 
     def save(self, folder: Path) -> None:
-        """Write the four `TOKENIZER_FILES`."""
+        """Write the four files of `ir_files.TOKENIZER_FILES`."""
         import openvino as ov
 
-        for model, name in ((self.encoder, "openvino_tokenizer.xml"), (self.decoder, "openvino_detokenizer.xml")):
+        for model, name in ((self.encoder, TOKENIZER_FILE), (self.decoder, DETOKENIZER_FILE)):
             ov.save_model(model, folder / name)
 
 
@@ -44,7 +43,7 @@ def write_configuration(model: Any, folder: Path) -> None:
     config.save_pretrained(folder)
     generation_config = model.generation_config or GenerationConfig.from_model_config(model.config)
     # Not save_pretrained, which refuses sampling values beside greedy decoding: harmless, and in many checkpoints.
-    generation_config.to_json_file(folder / "generation_config.json")
+    generation_config.to_json_file(folder / GENERATION_CONFIG_FILE)
 
 
 def convert_tokenizer(tokenizer: Any) -> TokenizerModels | None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlflow_llm_plugins.errors import UnsupportedFeatureError
+from mlflow_llm_plugins.generation.openvino.library_errors import library_reason
 from mlflow_llm_plugins.generation.openvino.signal_stack import signal_stack_kept
 from mlflow_llm_plugins.quantized_llm.openvino_export.machine_errors import is_of_memory
 
@@ -125,8 +126,9 @@ def by_continuous_batching(folder: Path, prompt: Ids, properties: Mapping[str, s
     except RuntimeError as error:
         if is_of_memory(error):
             raise
-        reason = str(error).strip().splitlines()[-1].rstrip(".")
-        raise UnsupportedFeatureError(f"OpenVINO GenAI cannot bring it into its paged form ({reason})") from error
+        raise UnsupportedFeatureError(
+            f"OpenVINO GenAI cannot bring it into its paged form ({library_reason(error)})"
+        ) from error
     return np.array(output.generated_ids), np.array(output.generated_log_probs)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from mlflow_llm_plugins import hardware
 from mlflow_llm_plugins.errors import UnsupportedFeatureError
+from mlflow_llm_plugins.generation.openvino.ir_files import MODEL_FILE
 from mlflow_llm_plugins.quantized_llm.openvino_export.context import longest_context, sliding_window
 from mlflow_llm_plugins.quantized_llm.openvino_export.likelihoods import (
     FLOAT32,
@@ -53,7 +54,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class TorchReference:
     """A text, and what torch says of it."""
 
     text: Ids  # [rows, tokens]
@@ -62,7 +63,7 @@ class Question:
     is_exact: bool
 
     @classmethod
-    def of(cls, model: Any, traced: Any) -> Question:
+    def of(cls, model: Any, traced: Any) -> TorchReference:
         """Ask torch.
 
         Args:
@@ -93,7 +94,7 @@ class Question:
         Raises:
             UnsupportedFeatureError: They answer otherwise than they should.
         """
-        found = self._ask(folder / "openvino_model.xml")
+        found = self._ask(folder / MODEL_FILE)
         differences = self._differences(found.logprobs, self.expected.logprobs)
         if uncompressed_difference is None:
             uncompressed_difference = self._checked(differences, "model", "torch", _EXACT_TOLERANCE)
@@ -116,7 +117,7 @@ class Question:
             return None
         ids, logprobs = answer
         whole = np.concatenate([prompt, ids[None]], axis=1)
-        expected = self._ask(folder / "openvino_model.xml", whole).logprobs[0, -len(ids) :]
+        expected = self._ask(folder / MODEL_FILE, whole).logprobs[0, -len(ids) :]
         differences = self._differences(logprobs, expected)
         return self._checked(differences, "model's paged form", "its plain form", _PAGED_TOLERANCE)
 

@@ -28,11 +28,12 @@ KINDS = ["llama", "qwen3", "mistral_sliding", "gemma3", "gpt2", "opt", "phi3", "
 NESTED = [[40], [41], [41, 42], [41, 42, 43], [41, 45, 46, 47], [48, 49]]  # some begin others
 LONG = 700  # tokens: three passes
 TOLERANCE = 1e-4
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
 
 
 def open_scorer(folder, max_length=MAX_LENGTH, max_cached_tokens=1000, **precisions):
-    exact = {"inference_precision": "f32", "kv_cache_precision": "f32", **precisions}
-    return OpenVINOScorer(folder, num_threads=1, max_length=max_length, max_cached_tokens=max_cached_tokens, **exact)
+    properties = {"INFERENCE_NUM_THREADS": 1, **EXACT, **precisions}
+    return OpenVINOScorer(folder, properties, max_length=max_length, max_cached_tokens=max_cached_tokens)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +246,7 @@ def test_a_row_with_nan_fails_no_other_row(tmp_path):
     scorer.close()
 
 
-@pytest.mark.parametrize("precisions", [{"kv_cache_precision": "u8"}, {"inference_precision": None}], ids=str)
+@pytest.mark.parametrize("precisions", [{"KV_CACHE_PRECISION": "u8"}, {"INFERENCE_PRECISION_HINT": "bf16"}], ids=str)
 def test_rounded_precisions_give_nearly_the_same(ir_folder, precisions):
     model, scorer = random_model("llama"), open_scorer(ir_folder("llama"), **precisions)
     rows = rows_of(states_and_questions(root=40, state=60, question=20), NESTED)
@@ -353,8 +354,8 @@ def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
 
 scorer = OpenVINOScorer(
-    Path(sys.argv[1]), num_threads=1, inference_precision="f32", kv_cache_precision="f32", max_length=4096,
-    max_cached_tokens=0,
+    Path(sys.argv[1]), {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"},
+    max_length=4096, max_cached_tokens=0,
 )
 scorer.score([[9, 10]])
 before = peak_mb()

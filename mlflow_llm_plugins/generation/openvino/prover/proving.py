@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from contextlib import suppress
 from itertools import count
@@ -12,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from mlflow_llm_plugins.errors import UnsupportedFeatureError
+from mlflow_llm_plugins.generation.openvino.library_errors import library_reason
 from mlflow_llm_plugins.generation.openvino.telemetry import telemetry_refused
 from mlflow_llm_plugins.generation.sampling.forms import shortened
 
@@ -57,7 +57,8 @@ def main(connection: Connection[Any, Any], arguments: tuple[str, int]) -> None:
         try:
             _prove(pipeline, number, ebnf, end_token_id)
         except (RuntimeError, MemoryError) as error:
-            connection.send(Refused(_reason(str(error) or "it needs too much memory")))
+            reason = library_reason(error) if str(error) else "it needs too much memory"
+            connection.send(Refused(shortened(reason)))
             return
         connection.send(Proven())
 
@@ -106,9 +107,3 @@ def _prove(pipeline: Any, number: int, ebnf: str, end_token_id: int) -> None:
     while pipeline.has_non_finished_requests():
         pipeline.step()
     del handle
-
-
-def _reason(text: str) -> str:
-    """The library's own words, without the place in its sources and the check that failed there."""
-    last = text.strip().splitlines()[-1]
-    return shortened(re.sub(r"^\[\d\d:\d\d:\d\d\] \S+: ", "", last))

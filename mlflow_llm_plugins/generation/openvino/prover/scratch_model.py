@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mlflow_llm_plugins.generation.openvino.ir_files import CONFIG_FILE, MODEL_FILE
+
 _WIDTH = 16  # of the only head
 
 
@@ -20,10 +22,8 @@ def save_scratch_model(folder: Path, vocab_size: int) -> None:
     """
     import openvino
 
-    openvino.save_model(_scratch_model(vocab_size), folder / "openvino_model.xml")
-    (folder / "config.json").write_text(
-        json.dumps({"model_type": "llama", "vocab_size": vocab_size}), encoding="utf-8"
-    )
+    openvino.save_model(_scratch_model(vocab_size), folder / MODEL_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps({"model_type": "llama", "vocab_size": vocab_size}), encoding="utf-8")
 
 
 def _scratch_model(vocab_size: int) -> Any:

@@ -20,16 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlflow_llm_plugins.errors import UnsupportedFeatureError
+from mlflow_llm_plugins.generation.openvino.ir_files import DETOKENIZER_FILE, TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from openvino_genai import Tokenizer
 
-TOKENIZER_FILES = (
-    "openvino_tokenizer.xml",
-    "openvino_tokenizer.bin",
-    "openvino_detokenizer.xml",
-    "openvino_detokenizer.bin",
-)
 _BYTE = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 _SPACE = "▁".encode()
 _SPELLING = {*range(0x01, 0xC0), *range(0xC2, 0xF5)}  # the bytes of UTF-8, NUL left out
@@ -57,13 +52,13 @@ def text_tokenizer(folder: Path) -> TextTokenizer:
     import openvino_genai
     import openvino_tokenizers  # noqa: F401  # makes its operations known to openvino
 
-    model = openvino.Core().read_model(folder / "openvino_detokenizer.xml")
+    model = openvino.Core().read_model(folder / DETOKENIZER_FILE)
     texts = _texts(model, _end_token_ids(folder))
     _store(model, texts)
     with TemporaryDirectory(prefix="mlflow-llm-grammars-") as name:
         for file in TOKENIZER_FILES[:2]:
             Path(name, file).symlink_to((folder / file).resolve())
-        openvino.save_model(model, Path(name, "openvino_detokenizer.xml"))
+        openvino.save_model(model, Path(name, DETOKENIZER_FILE))
         tokenizer = openvino_genai.Tokenizer(name)
     return TextTokenizer(tokenizer, frozenset(i for i, text in enumerate(texts) if text))
 

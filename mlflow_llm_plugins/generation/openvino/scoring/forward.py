@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlflow_llm_plugins.errors import CheckpointError, GenerationError
+from mlflow_llm_plugins.generation.openvino.ir_files import MODEL_FILE
+from mlflow_llm_plugins.generation.openvino.library_errors import library_reason
 from mlflow_llm_plugins.generation.openvino.scoring import graph
 from mlflow_llm_plugins.generation.openvino.signal_stack import signal_stack_kept
 from mlflow_llm_plugins.generation.openvino.telemetry import telemetry_refused
 
-MODEL_FILE = "openvino_model.xml"
 _NEEDED = frozenset({"input_ids", "beam_idx"})
 _KNOWN = _NEEDED | {"attention_mask", "position_ids"}  # some architectures have no use for the others
 
@@ -91,7 +92,7 @@ class ForwardModel:
             with signal_stack_kept():
                 self._compiled = core.compile_model(model, "CPU", dict(properties))
         except RuntimeError as error:
-            raise CheckpointError(f"{folder} cannot be compiled for scoring: {_reason(error)}") from error
+            raise CheckpointError(f"{folder} cannot be compiled for scoring: {library_reason(error)}") from error
 
     def begin(self, begun: KeysAndValues | None = None) -> Reading:
         """A text that is read from its first token, or from behind those of which `begun` has keys and values."""
@@ -183,10 +184,4 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        raise GenerationError(f"OpenVINO could not score: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """The last line of the library's message; those before it name its own source files."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+        raise GenerationError(f"OpenVINO could not score: {library_reason(error)}") from error
