@@ -1,7 +1,7 @@
 """OpenVINO GenAI called directly on the model of one of our artifacts: no engine, no child process, no HTTP.
 
-One thread adds requests, steps and reads tokens, with nothing between the library and the clock: the most that its
-pipeline gives on this machine.
+One thread adds requests, steps and reads tokens, with nothing between the library and the clock: what its
+pipeline gives at its defaults on this machine.
 """
 
 from __future__ import annotations
