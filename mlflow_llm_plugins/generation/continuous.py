@@ -21,6 +21,7 @@ from transformers.generation.logits_process import LogitsProcessorList
 from mlflow_llm_plugins.errors import EngineUnavailableError, GenerationError
 from mlflow_llm_plugins.generation.cache_plan import CachePlan
 from mlflow_llm_plugins.generation.cpu.attention import use_per_request_attention
+from mlflow_llm_plugins.generation.cpu.mapped_zeros import MappedZeros
 from mlflow_llm_plugins.generation.failures import described, explained
 from mlflow_llm_plugins.generation.sampling.plan import SamplingPlan, pick
 from mlflow_llm_plugins.generation.settings import EngineSettings
@@ -68,7 +69,8 @@ class ContinuousRunner:
         self._manager.output_router = _Router(self._requests, self._manager, self.disturbed, self._prefills)
         self._manager.logit_processor = _processors()
         try:
-            self._manager.warmup()  # builds the cache in this thread, where its errors can be caught
+            with MappedZeros():
+                self._manager.warmup()  # builds the cache in this thread, where its errors can be caught
             self._count_prefix_hits()
         except BaseException:
             self._restore_attention()
