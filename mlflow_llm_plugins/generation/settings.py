@@ -38,7 +38,11 @@ class EngineSettings(Settings):
         None, ge=2, description="Pages of the KV cache; None: from context and batch, under kv_cache_memory."
     )
     kv_cache_memory: float = Field(
-        0.25, gt=0, le=0.9, description="Share of the memory free after loading that the KV cache may take."
+        0.25,
+        gt=0,
+        le=0.9,
+        description="Share of the memory free after loading that the KV cache may take; each engine and worker counts "
+        "for itself.",
     )
     prefix_caching: bool = Field(True, description="Reuse the cache of prompts that begin alike.")
     num_threads: int | None = Field(

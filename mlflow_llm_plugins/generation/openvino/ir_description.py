@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from mlflow_llm_plugins.errors import CheckpointError
+from mlflow_llm_plugins.generation.openvino.ir_files import TOKENIZER_FILES
 
 _INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "beam_idx"})
 _STATE = re.compile(r"past_key_values\.(\d+)\.(key|value)")
@@ -45,6 +46,7 @@ class IRDescription:
     kv_layers: tuple[KVShape, ...]
     bin_bytes: int  # that the file of its weights has at least
     has_tokenizer_ir: bool  # beside it, with its detokenizer
+    runtime_options: frozenset[str] = frozenset()  # properties of the device that its exporter has set
 
 
 @dataclass(slots=True)
@@ -57,6 +59,7 @@ class _Contents:
     weight_bytes: Counter[str] = field(default_factory=Counter)  # by element type
     bin_bytes: int = 0  # end of the last weight
     compression: dict[str, str] = field(default_factory=dict)  # nncf's settings
+    runtime_options: frozenset[str] = frozenset()
 
 
 def describe_ir(xml: Path) -> IRDescription:
@@ -83,11 +86,8 @@ def describe_ir(xml: Path) -> IRDescription:
         vocab_size=_vocab_size(xml, contents),
         kv_layers=kv_layers,
         bin_bytes=contents.bin_bytes,
-        has_tokenizer_ir=all(
-            (xml.parent / f"openvino_{kind}.{end}").is_file()
-            for kind in ("tokenizer", "detokenizer")
-            for end in ("xml", "bin")
-        ),
+        has_tokenizer_ir=all((xml.parent / name).is_file() for name in TOKENIZER_FILES),
+        runtime_options=contents.runtime_options,
     )
 
 
@@ -98,6 +98,8 @@ def _read(xml: Path) -> _Contents:
             _add_layer(contents, element, is_in_body)
         elif element.tag == "weight_compression":
             contents.compression = {setting.tag: setting.get("value", "") for setting in element}
+        elif element.tag == "runtime_options":
+            contents.runtime_options = frozenset(option.tag for option in element)
     return contents
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
-_SOURCE_PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
-_PREAMBLES = ("Check ", "Exception from ")
+_PLACES = re.compile(r"^\[[\d:]+\] \S+:\d+: |^Check failed: \(.*\) is false: ")
+_CHECKS = ("Check ", "Exception from ")  # lines before the message, or all there is
 
 
 def library_reason(error: Exception) -> str:
-    """One line without a full stop: the last that is no check, time or source file; else the error's class."""
-    lines = [_SOURCE_PLACE.sub("", line).strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(_PREAMBLES)]
-    return told[-1].rstrip(".") if told else type(error).__name__
+    """The last line that is a message, else the last one, else the error's class; without a full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    messages = [_PLACES.sub("", _PLACES.sub("", line)) for line in lines]
+    told = [message for message in messages if message and not message.startswith(_CHECKS)]
+    return (told or lines or [type(error).__name__])[-1].rstrip(".")

@@ -206,4 +206,5 @@ def _tensor(ids: list[int]) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {library_reason(error)}"
+    name, reason = type(error).__name__, library_reason(error)
+    return reason if reason == name else f"{name}: {reason}"

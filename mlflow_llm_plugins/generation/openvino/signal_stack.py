@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-_FIELDS: dict[str, Any] = {"sp": ctypes.c_void_p, "flags": ctypes.c_int, "size": ctypes.c_size_t}
-_ORDER = ("sp", "size", "flags") if sys.platform == "darwin" else ("sp", "flags", "size")  # of signal.h
 
 
 class _Stack(ctypes.Structure):
-    """`stack_t`."""
+    """`stack_t` of Linux; the fields have another order on macOS, and are only handed back here."""
 
-    _fields_ = [(name, _FIELDS[name]) for name in _ORDER]
+    _fields_ = [("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
 
 
 @contextmanager

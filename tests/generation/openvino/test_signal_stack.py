@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,12 +10,12 @@ import sys
 import pytest
 
 EXPORT = """
-import signal, sys
+import json, signal, sys
 from pathlib import Path
 from mlflow_llm_plugins.quantized_llm.openvino_export.export import export_model
 from mlflow_llm_plugins.quantized_llm.openvino_export.recipe import OpenVINORecipe
 from tests.models import byte_tokenizer, random_model
-recipe = OpenVINORecipe(weight_format=sys.argv[2])
+recipe = OpenVINORecipe(**json.loads(sys.argv[2]))
 export_model(random_model("llama"), byte_tokenizer(), Path(sys.argv[1]), recipe)
 """
 SCORERS = """
@@ -34,6 +35,7 @@ made = [RETURNED["openvino"]["pipeline"](Components(Path(sys.argv[1]), None)) fo
 while made:
     del made[0]
 """
+CALIBRATED = {"weight_format": "int4", "group_size": 32, "calibration": ["a b c"] * 8}
 INTERRUPT = """
 try:
     signal.raise_signal(signal.SIGINT)
@@ -52,9 +54,23 @@ def interrupted_after(script, *arguments):
     )
 
 
-@pytest.mark.parametrize("weight_format", ["none", "int8"])
-def test_an_export_leaves_ctrl_c_alone(tmp_path, weight_format):
-    done = interrupted_after(EXPORT, tmp_path, weight_format)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"weight_format": "none"},
+        {"weight_format": "int8"},
+        {
+            "weight_format": "int4",
+            "group_size": 32,
+            "awq": True,
+            "scale_estimation": True,
+            "calibration": ["a b c"] * 8,
+        },
+    ],
+    ids=["none", "int8", "calibrated int4"],
+)
+def test_an_export_leaves_ctrl_c_alone(tmp_path, recipe):
+    done = interrupted_after(EXPORT, tmp_path, json.dumps(recipe))
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["interrupted"]), done.stderr[-2000:]
 
 
