@@ -24,6 +24,7 @@ from mlflow_llm_plugins.generation.openvino.prover.grammar.expressions import (
 )
 from mlflow_llm_plugins.generation.openvino.prover.scratch_model import save_scratch_model
 from mlflow_llm_plugins.generation.openvino.prover.text_tokenizer import text_tokenizer
+from mlflow_llm_plugins.generation.openvino.signal_stack import signal_stack_kept
 
 MOST_TOKENS = 300
 TEMPERATURES = (0.0, 0.5, 1.0, 2.0)
@@ -53,9 +54,12 @@ class GrammarPipeline:
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.num_kv_blocks, scheduler.cache_size = 2000, 0
         self.tokenizer = tokenizer
-        self.pipeline = openvino_genai.ContinuousBatchingPipeline(
-            str(folder), text_tokenizer(folder).tokenizer, scheduler, "CPU", INFERENCE_NUM_THREADS=1
-        )
+        with signal_stack_kept():
+            texts = text_tokenizer(folder).tokenizer
+        with signal_stack_kept():
+            self.pipeline = openvino_genai.ContinuousBatchingPipeline(
+                str(folder), texts, scheduler, "CPU", INFERENCE_NUM_THREADS=1
+            )
         self._ids = count()
 
     def answers(self, constraint: Constraint, end: int, seeds: Iterable[int] = range(24)) -> list[str]:

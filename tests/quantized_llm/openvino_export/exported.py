@@ -10,12 +10,15 @@ import openvino as ov
 import torch
 from transformers import PreTrainedModel
 
+from mlflow_llm_plugins.generation.openvino.signal_stack import signal_stack_kept
+
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
 
 def logprobs_of(folder: Path, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Log-probabilities over the vocabulary at each position: [rows, tokens, vocabulary]."""
-    request = ov.Core().compile_model(folder / "openvino_model.xml", "CPU", FLOAT32).create_infer_request()
+    with signal_stack_kept():
+        request = ov.Core().compile_model(folder / "openvino_model.xml", "CPU", FLOAT32).create_infer_request()
     mask = torch.ones_like(ids) if mask is None else mask
     inputs: dict[str, Any] = {
         "input_ids": ids.numpy(),
