@@ -20,6 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mlflow_llm_plugins import hardware
 from mlflow_llm_plugins.errors import HardwareError, InvalidInputError, UnsupportedFeatureError
+from mlflow_llm_plugins.generation.openvino.signal_stack import signal_stack_kept
 from mlflow_llm_plugins.quantized_llm.openvino_export import probe
 from mlflow_llm_plugins.quantized_llm.openvino_export.attention import registered
 from mlflow_llm_plugins.quantized_llm.openvino_export.export import export_model
@@ -118,7 +119,8 @@ def test_an_adapter_of_peft_finds_its_layers_by_their_names(exported_llama, tmp_
     scheduler.cache_size, scheduler.num_kv_blocks = 0, 8
     request.max_new_tokens, request.ignore_eos, request.adapters = 12, True, adapters
     properties = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "adapters": adapters}
-    pipeline = genai.ContinuousBatchingPipeline(str(exported_llama[0]), scheduler, "CPU", properties)
+    with signal_stack_kept():
+        pipeline = genai.ContinuousBatchingPipeline(str(exported_llama[0]), scheduler, "CPU", properties)
     ids = random_ids(1, 9)
     (result,) = pipeline.generate([ov.Tensor(ids.numpy().astype(np.int64))], [request])
     expected = adapted.generate(input_ids=ids, max_new_tokens=12, min_new_tokens=12, do_sample=False)
