@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-_PLACES = re.compile(r"^\[[\d:]+\] \S+:\d+: |^Check failed: \(.*\) is false: ")
+_PLACE = re.compile(r"^(?:\[[\d:]+\] \S+:\d+: )?(?:Check failed: \(.*\) is false: )?")
 _CHECKS = ("Check ", "Exception from ")  # lines before the message, or all there is
 
 
 def library_reason(error: Exception) -> str:
     """The last line that is a message, else the last one, else the error's class; without a full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    messages = [_PLACES.sub("", _PLACES.sub("", line)) for line in lines]
+    messages = [_PLACE.sub("", line) for line in lines]
     told = [message for message in messages if message and not message.startswith(_CHECKS)]
     return (told or lines or [type(error).__name__])[-1].rstrip(".")
