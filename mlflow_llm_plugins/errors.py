@@ -8,14 +8,17 @@
       ResourceNotFoundError        a name that nothing has
       CheckpointError              a checkpoint that cannot be read or is not a causal language model
       AccessDeniedError            a token or API key is missing or wrong, or a licence must be accepted
+        UnauthenticatedError       a server of ours did not know the key
       MissingDependencyError       a package that must be installed; the message has the pip command
       HardwareError                this machine cannot run what was asked for
       QueueFullError               as many requests as allowed are open already
       RequestTimeoutError          the deadline of a request passed
       RequestCancelledError        the caller cancelled it
       EngineUnavailableError       the engine is closed or its thread died
+        EngineLostError            it ended while it worked on the request, which may have run in part
       GenerationError              the engine failed on this request, for example on NaN logits
-      DeploymentError              a server that did not become ready, or another command that is in the way
+      DeploymentError              a server that did not become ready
+        DeploymentBusyError        another command is in the way
 
 Inner layers raise these; only plugs turn them into `MlflowException`, through `mlflow_errors()`.
 """
@@ -32,6 +35,16 @@ class LLMError(Exception):
 
 class InvalidInputError(LLMError, ValueError):
     """What the caller gave cannot be used."""
+
+    def __init__(self, *args: object, param: str | None = None) -> None:
+        """Tell what is wrong.
+
+        Args:
+            args: The message.
+            param: The field of a request that it is about, as OpenAI's errors name it.
+        """
+        super().__init__(*args)
+        self.param = param
 
 
 class PromptTooLongError(InvalidInputError):
@@ -58,6 +71,10 @@ class AccessDeniedError(LLMError):
     """The Hub or a server refused: no valid token or API key, or the licence of a repository is not accepted."""
 
 
+class UnauthenticatedError(AccessDeniedError):
+    """A server asks for an API key that it did not get."""
+
+
 class MissingDependencyError(LLMError, ImportError):
     """A package that must be installed first."""
 
@@ -82,6 +99,10 @@ class EngineUnavailableError(LLMError):
     """The engine is closed, or its thread died."""
 
 
+class EngineLostError(EngineUnavailableError):
+    """The engine ended while it worked on the request, or might have."""
+
+
 class GenerationError(LLMError):
     """The engine failed on this request; its neighbours go on."""
 
@@ -90,12 +111,24 @@ class DeploymentError(LLMError):
     """A deployment could not be brought into the state that was asked for; the message has its reason."""
 
 
+class DeploymentBusyError(DeploymentError):
+    """Another command is changing the deployment."""
+
+
+def located(error: LLMError, where: str) -> LLMError:
+    """The same error, its message with the place in front."""
+    told = type(error)(f"{where}: {error}")
+    told.__dict__.update(error.__dict__)
+    return told
+
+
 ERROR_CODES: dict[type[LLMError], str] = {
     InvalidInputError: "INVALID_PARAMETER_VALUE",  # HTTP 400
     ResourceExistsError: "RESOURCE_ALREADY_EXISTS",
     ResourceNotFoundError: "RESOURCE_DOES_NOT_EXIST",  # 404
     CheckpointError: "INVALID_PARAMETER_VALUE",
     AccessDeniedError: "PERMISSION_DENIED",  # 403
+    UnauthenticatedError: "UNAUTHENTICATED",  # 401
     MissingDependencyError: "INVALID_STATE",  # 500: nothing the caller of a server could mend
     HardwareError: "INVALID_STATE",
     QueueFullError: "RESOURCE_EXHAUSTED",  # 429
@@ -104,6 +137,7 @@ ERROR_CODES: dict[type[LLMError], str] = {
     EngineUnavailableError: "TEMPORARILY_UNAVAILABLE",  # 503
     GenerationError: "INTERNAL_ERROR",  # 500
     DeploymentError: "INTERNAL_ERROR",
+    DeploymentBusyError: "RESOURCE_CONFLICT",  # 409
     LLMError: "INTERNAL_ERROR",
 }
 

@@ -31,6 +31,7 @@ _TABLES_TAG = "llm.eval_results_table"  # of runs that have a results table of o
 
 _SERVED = "__pyfunc_model_path__"  # set by MLflow in the process of a server
 _KEYS = "MLFLOW_LLM_API_KEY"
+_KEY_NAMES = (_KEYS, f"{_KEYS}_FILE")
 _WORKERS = "MLFLOW_MODELS_WORKERS"
 
 Patch = Callable[[Any], None]
@@ -184,16 +185,28 @@ def _is_ours(model: Any) -> bool:
 
 
 def one_worker_in_containers(container: Any) -> None:
-    """Have a container serve a model of ours by one process: MLflow's one a processor hold a copy of it each."""
+    """Have a container serve a model of ours by one process: MLflow's one a processor hold a copy of it each.
+
+    Its port is published, while the server behind nginx listens on the loopback interface: that no key is set is said
+    here.
+    """
     stock = container._serve_pyfunc
     if hasattr(stock, _MARK):
         return
 
     @functools.wraps(stock)
     def serve_pyfunc(model: Any, *args: Any, **kwargs: Any) -> Any:
-        if os.environ.get(_WORKERS) or not _is_ours(model):
+        if not _is_ours(model):
             return stock(model, *args, **kwargs)
         shown = logging.getLogger(container.__name__)  # as what MLflow says of the container, unlike our own
+        if not any(os.environ.get(name) for name in _KEY_NAMES):
+            shown.warning(
+                "ANYBODY WHO REACHES THE CONTAINER'S PORT CAN USE THE MODEL: no API key is set. Set %s to a file "
+                "with keys, one a line.",
+                _KEY_NAMES[1],
+            )
+        if os.environ.get(_WORKERS):
+            return stock(model, *args, **kwargs)
         shown.info("One worker serves the model. %s=N asks for N, each with a copy of it.", _WORKERS)
         os.environ[_WORKERS] = "1"
         try:

@@ -261,6 +261,16 @@ def test_a_container_of_another_flavor_has_a_worker_a_processor(plain, command_i
     assert "MLFLOW_MODELS_WORKERS" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("workers", ["", "2"])
+@pytest.mark.parametrize("key", ["", "MLFLOW_LLM_API_KEY", "MLFLOW_LLM_API_KEY_FILE"])
+def test_a_container_without_a_key_says_so_loudly(artifact, command_in_container, monkeypatch, capsys, key, workers):
+    monkeypatch.setenv("MLFLOW_MODELS_WORKERS", workers)
+    if key:
+        monkeypatch.setenv(key, "x")
+    command_in_container(artifact)
+    assert ("ANYBODY WHO REACHES THE CONTAINER'S PORT" in capsys.readouterr().err) == (not key)
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """What the clients of two targets are asked for: `local`, which is ours, and `other`."""

@@ -48,7 +48,7 @@ class Admission:
     vocab_size: int  # a token id must be below it: it has an embedding and a logit
     max_context_length: int  # tokens of prompt and answer together
     cache_tokens: int | None  # tokens of the whole KV cache; None where nothing is allocated ahead
-    max_new_tokens: int  # of a request that names no limit
+    max_new_tokens: int  # of a request that names neither a limit nor a default
     eos_token_ids: frozenset[int]  # the model's own; those outside the vocabulary can never come, and are left out
     timeout_s: float
     constraints: ConstraintReader
@@ -69,7 +69,7 @@ class Admission:
         """
         self.features.check(request)
         prompt_ids = self.check_ids(request.prompt_ids)
-        max_new_tokens = self._room(len(prompt_ids), request.max_new_tokens, request.new_tokens_limit)
+        max_new_tokens = self._room(len(prompt_ids), request)
         self._check_options(request, max_new_tokens)
         eos = self._ends(request)
         return AdmittedRequest(
@@ -126,8 +126,8 @@ class Admission:
                 )
         return checked
 
-    def _room(self, prompt_tokens: int, wanted: int | None, default_limit: int | None) -> int:
-        room = self.longest_request - prompt_tokens
+    def _room(self, prompt_tokens: int, request: GenerationRequest) -> int:
+        room, wanted = self.longest_request - prompt_tokens, request.max_new_tokens
         if room < 1:
             raise PromptTooLongError(
                 f"The prompt has {prompt_tokens} tokens, but prompt and answer together may have "
@@ -140,7 +140,7 @@ class Admission:
             )
         if wanted is not None:
             return wanted
-        return min(self.max_new_tokens, room, default_limit or room)
+        return min(request.default_new_tokens or self.max_new_tokens, room, request.new_tokens_limit or room)
 
     def _limit_name(self) -> str:
         if self.longest_request < self.max_context_length:

@@ -18,7 +18,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from transformers.generation.continuous_batching.continuous_api import OutputRouter
 from transformers.generation.logits_process import LogitsProcessorList
 
-from mlflow_llm_plugins.errors import EngineUnavailableError, GenerationError
+from mlflow_llm_plugins.errors import EngineLostError, EngineUnavailableError, GenerationError
 from mlflow_llm_plugins.generation.cache_plan import CachePlan
 from mlflow_llm_plugins.generation.cpu.attention import use_per_request_attention
 from mlflow_llm_plugins.generation.cpu.mapped_zeros import MappedZeros
@@ -209,7 +209,7 @@ class _Router(OutputRouter):
             _push_new_tokens(request, output.generated_tokens)
             if finished and not stream.ended:  # the library fails a request only when its loop ends
                 reason = explained(str(output.error))
-                stream.fail(EngineUnavailableError(f"The generation thread died: {reason}. Try again."))
+                stream.fail(EngineLostError(f"The generation thread died: {reason}. Try again."))
                 self._disturbed.set()
             self._prefills.settle(stream)
         except Exception as error:  # a raising sink would end the loop for everybody

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -48,8 +49,9 @@ class GenerationRequest:
     """
 
     prompt_ids: Sequence[int]
-    max_new_tokens: int | None = None  # None: EngineSettings.max_new_tokens, cut to what the context leaves
-    new_tokens_limit: int | None = None  # caps the engine's default where max_new_tokens is not given
+    max_new_tokens: int | None = None  # None: the default, cut to what the context leaves
+    default_new_tokens: int | None = None  # the default; None: EngineSettings.max_new_tokens
+    new_tokens_limit: int | None = None  # caps the default
     temperature: float = 0.0  # 0 is greedy; above it tokens are drawn
     top_k: int | None = None  # keep the k most probable tokens; None or 0 keeps all
     top_p: float | None = None  # keep the smallest set with this mass, in (0, 1]
@@ -91,14 +93,16 @@ class GenerationRequest:
         self._require_bias()
 
     def _require_ranges(self) -> None:
-        limit, k, p, share = self.max_new_tokens, self.top_k, self.top_p, self.min_p
+        k, p, share = self.top_k, self.top_p, self.min_p
         _require(
             self.temperature,
             self.temperature is not None and 0 <= self.temperature <= 100,
             "temperature",
             "from 0 (greedy) to 100",
         )
-        _require(limit, limit is None or limit >= 1, "max_new_tokens", "at least 1")
+        for name in ("max_new_tokens", "default_new_tokens"):
+            value = getattr(self, name)
+            _require(value, value is None or value >= 1, name, "at least 1")
         _require(k, k is None or k >= 0, "top_k", "at least 1, or 0 to keep all tokens")
         _require(p, p is None or 0 < p <= 1, "top_p", "above 0 and at most 1")
         _require(share, share is None or 0 <= share <= 1, "min_p", "from 0 to 1")
@@ -164,6 +168,7 @@ class GenerationOutput:
 _KINDS = tuple(repr(kind) for kind in get_args(ConstraintKind))
 _WHOLE_NUMBERS = (
     "max_new_tokens",
+    "default_new_tokens",
     "new_tokens_limit",
     "top_k",
     "seed",
@@ -192,4 +197,4 @@ def _are(values: object, kind: type) -> bool:
 
 def _require(value: object, holds: bool, name: str, allowed: str) -> None:
     if not holds:
-        raise InvalidInputError(f"{name} must be {allowed}, got {value!r}.")
+        raise InvalidInputError(f"{name} must be {allowed}, got {reprlib.repr(value)}.", param=name)

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlflow_llm_plugins.errors import EngineUnavailableError, GenerationError, InvalidInputError, PromptTooLongError
+from mlflow_llm_plugins.errors import (
+    EngineLostError,
+    EngineUnavailableError,
+    GenerationError,
+    InvalidInputError,
+    PromptTooLongError,
+)
 from mlflow_llm_plugins.generation.admission import Admission
 from mlflow_llm_plugins.generation.encoding import Encoder
 from mlflow_llm_plugins.generation.engine import ChoiceScores, EngineState, EngineStats, Text, TokenScores
@@ -87,7 +93,7 @@ class RunnerEngine:
             stream.fail(GenerationError(f"The request could not be started: {type(error).__name__}: {error}"))
             raise
         if self._closed:  # meanwhile: close() may have looked before this one was there
-            stream.fail(EngineUnavailableError(_CLOSED))
+            stream.fail(EngineLostError(_CLOSED))
         return stream
 
     def score(self, texts: Sequence[Text], top_logprobs: int = 0) -> list[TokenScores]:
@@ -176,7 +182,7 @@ class RunnerEngine:
 def _shut_down(watchdog: Watchdog, open_requests: OpenRequests, runner: Runner, on_close: Callable[[], None]) -> None:
     watchdog.close()
     for stream in open_requests.all():
-        stream.fail(EngineUnavailableError("The engine was closed."))
+        stream.fail(EngineLostError("The engine was closed."))
     try:
         runner.close()
     finally:

@@ -44,6 +44,7 @@ class SharedPrefills:
                 self._waiting[key] = []
                 self._leaders[stream] = key
         self._start(stream)
+        self.settle(stream)  # it may have ended before it was started, and nobody would tell those that wait
 
     def settle(self, stream: TokenStream) -> None:
         """The stream has got a token or has ended: start those that waited for it."""

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 
-from mlflow_llm_plugins.errors import EngineUnavailableError
+from mlflow_llm_plugins.errors import EngineLostError
 from mlflow_llm_plugins.generation.open_requests import OpenRequests
 from mlflow_llm_plugins.generation.runner import Runner
 
@@ -153,4 +153,4 @@ class Watchdog:
 
     def _fail_open(self, message: str) -> None:
         for stream in self._open.all():
-            stream.fail(EngineUnavailableError(message))
+            stream.fail(EngineLostError(message))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
 from mlflow_llm_plugins.openai_api.messages import Message
 from mlflow_llm_plugins.openai_api.tools import Tool
+
+_LEFT_OUT = "..."
 
 
 def render_chat(
@@ -62,7 +65,9 @@ def render_chat(
             **variables,
         )
     except Exception as error:  # templates are programs: besides Jinja's errors they raise any of Python's
-        raise InvalidInputError(f"The chat template refuses these messages: {_reason(error, messages)}") from error
+        raise InvalidInputError(
+            f"The chat template refuses these messages: {_reason(error, template)}", param="messages"
+        ) from error
     if not ids:
         raise InvalidInputError("The chat template made an empty prompt of these messages.")
     return list(ids)
@@ -96,8 +101,13 @@ def _known_role(message: Message, template: str) -> Message:
     return message
 
 
-def _reason(error: Exception, messages: Sequence[Message]) -> str:
-    """The template's own words, unless they repeat what was said."""
-    said = [message["content"] for message in messages if message.get("content")]
-    text = str(error)
-    return type(error).__name__ if any(content in text for content in said) else text or type(error).__name__
+def _reason(error: Exception, template: str) -> str:
+    """Jinja's words and the template's own; others are left out, since they may be what was said."""
+    from jinja2 import TemplateSyntaxError, UndefinedError
+
+    if isinstance(error, TemplateSyntaxError | UndefinedError):  # names of the template in Jinja's words
+        return str(error)
+    own = set(re.findall(r"\w+", template))
+    known = (word if own.issuperset(re.findall(r"\w+", word)) else _LEFT_OUT for word in str(error).split())
+    words = [word for word, _ in itertools.groupby(known)]
+    return " ".join(words) if set(words) - {_LEFT_OUT} else type(error).__name__

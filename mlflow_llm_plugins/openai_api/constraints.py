@@ -48,7 +48,7 @@ def _response_format(name: str, value: object) -> AnswerForm | None:
     if not isinstance(kind, str) or kind not in _KEYS:
         raise wrong(f"{name}.type", " or ".join(map(repr, _KEYS)), kind)
     if others := sorted(given.keys() - set(_KEYS[kind])):
-        raise InvalidInputError(f"{name} of type {kind!r} cannot have {', '.join(map(shown, others))}.")
+        raise InvalidInputError(f"{name} of type {kind!r} cannot have {', '.join(map(shown, others))}.", param=name)
     if kind == "json_object":
         return AnswerForm("json_schema", _ANY_OBJECT)
     return None if kind == "text" else _schema_of(f"{name}.json_schema", given.get("json_schema"))
@@ -66,9 +66,9 @@ def _json_schema(name: str, value: object) -> AnswerForm:
     try:
         return AnswerForm("json_schema", json.dumps(schema))
     except RecursionError as error:
-        raise InvalidInputError(f"{name} is nested too deeply.") from error
+        raise InvalidInputError(f"{name} is nested too deeply.", param=name) from error
     except (TypeError, ValueError) as error:  # of a caller in Python
-        raise InvalidInputError(f"{name} must be a JSON schema: {error}.") from error
+        raise InvalidInputError(f"{name} must be a JSON schema: {error}.", param=name) from error
 
 
 def _regex(name: str, value: object) -> AnswerForm:

@@ -14,7 +14,6 @@ from mlflow_llm_plugins.openai_api.parameters import UNSUPPORTED_IN_CONFIG, is_n
 
 _DRAWING = {"top_k": integer, "top_p": number, "min_p": number}
 _ALWAYS = {  # greedy or not
-    "max_new_tokens": integer,
     "min_new_tokens": integer,
     "repetition_penalty": number,
     "no_repeat_ngram_size": integer,
@@ -38,6 +37,8 @@ def sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
         defaults["temperature"] = number("generation_config.temperature", config.get("temperature", 1.0))
         defaults |= _read(config, _DRAWING)
     defaults |= _read(config, _ALWAYS)
+    if "max_new_tokens" in config:
+        defaults["default_new_tokens"] = integer("generation_config.max_new_tokens", config["max_new_tokens"])
     if "stop_strings" in config:
         defaults["stop"] = strings("generation_config.stop_strings", config["stop_strings"])
     return defaults
@@ -51,9 +52,12 @@ def with_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
     """A request's sampling fields, completed by the defaults.
 
     Temperature 0 is greedy whatever else the defaults say. A request that asks for top_k, top_p or min_p but
-    no temperature wants tokens drawn: where the default is greedy, its temperature is 1.
+    no temperature wants tokens drawn: where the default is greedy, its temperature is 1. A default never makes a
+    request impossible: one that wants fewer tokens than `min_new_tokens` gets as many as it wants.
     """
     merged = {**defaults, **given}
+    if "min_new_tokens" not in given and "min_new_tokens" in defaults and "max_new_tokens" in given:
+        merged["min_new_tokens"] = min(defaults["min_new_tokens"], given["max_new_tokens"])
     asks_for_draws = any(given.get(name, neutral) != neutral for name, neutral in _ALL_TOKENS.items())
     if "temperature" not in given and asks_for_draws and not defaults.get("temperature"):
         merged["temperature"] = 1.0

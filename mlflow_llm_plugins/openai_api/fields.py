@@ -26,7 +26,7 @@ def named(values: Mapping[str, Any]) -> str:
 
 def wrong(name: str, allowed: str, value: object) -> InvalidInputError:
     """The error for a value that is not `allowed`."""
-    return InvalidInputError(f"{name} must be {allowed}, got {shown(value)}.")
+    return InvalidInputError(f"{name} must be {allowed}, got {shown(value)}.", param=name)
 
 
 def present(raw: Mapping[str, Any]) -> dict[str, Any]:

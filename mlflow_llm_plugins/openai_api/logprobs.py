@@ -32,7 +32,7 @@ def parse_chat_logprobs(raw: Mapping[str, Any]) -> int | None:
     asked = raw.get("logprobs") is not None and boolean("logprobs", raw["logprobs"])
     count = _count("top_logprobs", raw["top_logprobs"]) if raw.get("top_logprobs") is not None else 0
     if count and not asked:
-        raise InvalidInputError(f"top_logprobs={count} needs logprobs=true.")
+        raise InvalidInputError(f"top_logprobs={count} needs logprobs=true.", param="top_logprobs")
     return count if asked else None
 
 

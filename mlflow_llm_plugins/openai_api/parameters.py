@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
+from itertools import islice
 from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
-from mlflow_llm_plugins.openai_api.fields import named, shown
+from mlflow_llm_plugins.openai_api.fields import shown
 
 Neutral = tuple[Any, ...]  # the values of a parameter that ask for nothing; null always does
 
@@ -48,6 +49,12 @@ UNSUPPORTED: dict[str, Neutral] = {
     "truncate_prompt_tokens": (),
     "verbosity": (),
     "web_search_options": (),
+    # how text is made of tokens
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "include_stop_str_in_output": (False,),
+    "detokenize": (True,),
+    "return_token_ids": (False,),
 }
 
 # What one kind of request reads, and the others refuse.
@@ -57,6 +64,7 @@ OF_SOME_REQUESTS: dict[str, Neutral] = {
     "echo": (False,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
     "reasoning_effort": (),
 }
 
@@ -93,7 +101,6 @@ WITHOUT_EFFECT = frozenset(
     {
         "metadata",
         "model",
-        "parallel_tool_calls",
         "prediction",
         "priority",
         "prompt_cache_key",
@@ -107,34 +114,49 @@ WITHOUT_EFFECT = frozenset(
 )
 
 _NEAR = 0.85  # similarity from which an unknown name is taken for a misspelt one, not for somebody's extra field
+_COMPARED = 50  # unknown names, since each comparison takes long
+_LONGEST_NAME = 40  # characters that a misspelt one may have
 
 
-def check_parameters(raw: Mapping[str, Any], known: Collection[str]) -> None:
+def check_parameters(raw: Mapping[str, Any], known: Collection[str], own: Mapping[str, Neutral] | None = None) -> None:
     """Refuse what cannot be honoured and what looks misspelt; other unknown fields are left alone.
 
     Args:
         raw: The request.
         known: The fields that the caller reads.
+        own: What this kind of request cannot honour beside, or has other neutral values for.
 
     Raises:
         UnsupportedFeatureError: Names every parameter that this engine does not support.
         InvalidInputError: A field that is nearly, but not quite, a parameter.
     """
-    _refuse("not supported by this engine", raw, UNSUPPORTED)
-    others = {name: neutral for name, neutral in OF_SOME_REQUESTS.items() if name not in known}
-    _refuse("not supported by this engine in this kind of request", raw, others)
-    parameters = {*known, *UNSUPPORTED, *OF_SOME_REQUESTS}
-    for name in sorted(raw.keys() - parameters - WITHOUT_EFFECT):
+    unsupported = {**UNSUPPORTED_IN_CONFIG, **UNSUPPORTED, **(own or {})}
+    _refuse("not supported by this engine", raw, unsupported, known)
+    _refuse("not supported by this engine in this kind of request", raw, OF_SOME_REQUESTS, known)
+    parameters = {*known, *unsupported, *OF_SOME_REQUESTS}
+    accepted = parameters | WITHOUT_EFFECT
+    unknown = (name for name in raw if len(name) <= _LONGEST_NAME and name not in accepted)
+    for name in sorted(islice(unknown, _COMPARED)):
         _refuse_misspelt(name, parameters)
 
 
-def _refuse(reason: str, raw: Mapping[str, Any], parameters: Mapping[str, Neutral]) -> None:
+def _refuse(reason: str, raw: Mapping[str, Any], parameters: Mapping[str, Neutral], known: Collection[str]) -> None:
     refused = {
-        name: raw[name] for name, neutral in parameters.items() if name in raw and not is_neutral(raw[name], neutral)
+        name: raw[name]
+        for name, neutral in parameters.items()
+        if name in raw and name not in known and not is_neutral(raw[name], neutral)
     }
     if refused:
         verb, pronoun = ("is", "it") if len(refused) == 1 else ("are", "them")
-        raise UnsupportedFeatureError(f"{named(refused)} {verb} {reason}; leave {pronoun} out.")
+        raise UnsupportedFeatureError(
+            f"{_told(refused)} {verb} {reason}; leave {pronoun} out.", param=next(iter(refused))
+        )
+
+
+def _told(refused: Mapping[str, Any]) -> str:
+    """Names with their values, but of texts, lists and objects, which may be a part of the prompt."""
+    plain = (bool, int, float)
+    return ", ".join(f"{name}={value}" if isinstance(value, plain) else name for name, value in refused.items())
 
 
 def is_neutral(value: object, neutral: Neutral) -> bool:
@@ -148,4 +170,4 @@ def is_neutral(value: object, neutral: Neutral) -> bool:
 def _refuse_misspelt(name: str, parameters: Collection[str]) -> None:
     plain = name.lower().replace("-", "_")
     if near := difflib.get_close_matches(plain, parameters, n=1, cutoff=_NEAR):
-        raise InvalidInputError(f"Unknown field {shown(name)}. Did you mean {near[0]!r}?")
+        raise InvalidInputError(f"Unknown field {shown(name)}. Did you mean {near[0]!r}?", param=name)

@@ -21,9 +21,9 @@ def parse_prompts(raw: object) -> tuple[Prompt, ...]:
     if isinstance(raw, str):
         return (raw,)
     if not isinstance(raw, list | tuple):
-        raise InvalidInputError(f"prompt must be {_ALLOWED}, got {type(raw).__name__}.")
+        raise InvalidInputError(f"prompt must be {_ALLOWED}, got {type(raw).__name__}.", param="prompt")
     if not raw:
-        raise InvalidInputError("prompt must have at least one prompt, got an empty list.")
+        raise InvalidInputError("prompt must have at least one prompt, got an empty list.", param="prompt")
     if _are_ids(raw):
         return (tuple(raw),)
     return tuple(_prompt(item, i) for i, item in enumerate(raw))
@@ -39,7 +39,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """
     ids = list(tokenizer(prompt, verbose=False)["input_ids"]) if isinstance(prompt, str) else list(prompt)
     if not ids:
-        raise InvalidInputError("The prompt is empty: it has no tokens. Give at least one.")
+        raise InvalidInputError("The prompt is empty: it has no tokens. Give at least one.", param="prompt")
     return ids
 
 
@@ -48,7 +48,9 @@ def _prompt(item: object, index: int) -> Prompt:
         return item
     if isinstance(item, list | tuple) and _are_ids(item):
         return tuple(item)
-    raise InvalidInputError(f"prompt must be {_ALLOWED}; prompt[{index}] is {type(item).__name__}.")
+    raise InvalidInputError(
+        f"prompt must be {_ALLOWED}; prompt[{index}] is {type(item).__name__}.", param=f"prompt[{index}]"
+    )
 
 
 def _are_ids(items: Sequence[object]) -> bool:

@@ -9,10 +9,10 @@ from typing import Any
 from typing_extensions import Self
 
 from mlflow_llm_plugins.errors import InvalidInputError
-from mlflow_llm_plugins.openai_api.fields import boolean, integer, mapping, wrong
+from mlflow_llm_plugins.openai_api.fields import boolean, integer, mapping, shown, wrong
 from mlflow_llm_plugins.openai_api.logprobs import parse_chat_logprobs, parse_completion_logprobs
 from mlflow_llm_plugins.openai_api.messages import Message, parse_messages
-from mlflow_llm_plugins.openai_api.parameters import check_parameters
+from mlflow_llm_plugins.openai_api.parameters import Neutral, check_parameters
 from mlflow_llm_plugins.openai_api.prompts import Prompt, parse_prompts
 from mlflow_llm_plugins.openai_api.sampling import SAMPLING_FIELDS, parse_sampling
 from mlflow_llm_plugins.openai_api.tools import Tool, parse_tools
@@ -28,9 +28,15 @@ CHAT_FIELDS = (
     "top_logprobs",
     "tools",
     "tool_choice",
+    "parallel_tool_calls",
     "reasoning_effort",
 )
 COMPLETION_FIELDS = (*OPTION_FIELDS, "prompt", "logprobs", "echo")
+
+_CHAT_OWN: dict[str, Neutral] = {"add_special_tokens": (False,)}  # the template writes them
+_COMPLETION_OWN: dict[str, Neutral] = {"add_special_tokens": (True,)}
+_STREAM_OWN: dict[str, Neutral] = {"continuous_usage_stats": (False,)}
+_NAMED = 10  # fields in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +70,19 @@ class ChatCompletionRequest(RequestOptions):
     messages: tuple[Message, ...]
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[Tool, ...] = ()  # those that the model is told about
+    parallel_tool_calls: bool = True  # else an answer has one call at most
     reasoning_effort: str | None = None
 
     @classmethod
     def parse(cls, raw: object) -> Self:
         """Read the request; raises as `RequestOptions.parse` does."""
         body = _body(raw, required="messages")
-        check_parameters(body, CHAT_FIELDS)
+        check_parameters(body, CHAT_FIELDS, _CHAT_OWN)
         return cls(
             messages=parse_messages(body["messages"]),
             chat_template_kwargs=mapping("chat_template_kwargs", body.get("chat_template_kwargs") or {}),
             tools=parse_tools(body),
+            parallel_tool_calls=_flag(body, "parallel_tool_calls", default=True),
             reasoning_effort=_reasoning_effort(body.get("reasoning_effort")),
             **_options(body, parse_chat_logprobs(body)),
         )
@@ -92,12 +100,12 @@ class CompletionRequest(RequestOptions):
     def parse(cls, raw: object) -> Self:
         """Read the request; raises as `RequestOptions.parse` does."""
         body = _body(raw, required="prompt")
-        check_parameters(body, COMPLETION_FIELDS)
+        check_parameters(body, COMPLETION_FIELDS, _COMPLETION_OWN)
         options = _options(body, parse_completion_logprobs(body))
-        echo = body.get("echo") is not None and boolean("echo", body["echo"])
+        echo = _flag(body, "echo")
         score_only = options["sampling"].get("max_new_tokens") == 0
         if score_only and not echo:
-            raise InvalidInputError("max_tokens must be at least 1, or 0 with echo=true, got 0.")
+            raise InvalidInputError("max_tokens must be at least 1, or 0 with echo=true, got 0.", param="max_tokens")
         if score_only:
             del options["sampling"]["max_new_tokens"]
         return cls(prompts=parse_prompts(body["prompt"]), echo=echo, score_only=score_only, **options)
@@ -106,19 +114,28 @@ class CompletionRequest(RequestOptions):
 def _body(raw: object, required: str) -> Mapping[str, Any]:
     body = mapping("The request", raw)
     if body.get(required) is None:
-        raise InvalidInputError(f"The request has no {required}; its fields are: {', '.join(sorted(body)) or 'none'}.")
+        fields = [shown(name).strip("'") for name in sorted(body)[:_NAMED]]
+        more = ["..."] if len(body) > _NAMED else []
+        raise InvalidInputError(
+            f"The request has no {required}; its fields are: {', '.join([*fields, *more]) or 'none'}.", param=required
+        )
     return body
+
+
+def _flag(body: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    return default if body.get(name) is None else boolean(name, body[name])
 
 
 def _options(body: Mapping[str, Any], top_logprobs: int | None = None) -> dict[str, Any]:
     stream_options = mapping("stream_options", body.get("stream_options") or {})
+    check_parameters(stream_options, ("include_usage", "include_obfuscation"), _STREAM_OWN)
     sampling = parse_sampling(body)
     if top_logprobs is not None:
         sampling["top_logprobs"] = top_logprobs
     return {
         "sampling": sampling,
         "n": _choices(body.get("n")),
-        "stream": body.get("stream") is not None and boolean("stream", body["stream"]),
+        "stream": _flag(body, "stream"),
         "include_usage": stream_options.get("include_usage") is not None
         and boolean("stream_options.include_usage", stream_options["include_usage"]),
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -47,15 +48,21 @@ class ResponseParsing:
     texts: TokenTexts
     prompt_ids: Sequence[int]  # an answer may begin within what the template wrote, for example "<think>"
     tools: Sequence[Tool] = ()
+    max_calls: int | None = None  # those behind them are left out; None: all are told
 
     @classmethod
     def of(
-        cls, tokenizer: Any, texts: TokenTexts, prompt_ids: Sequence[int], tools: Sequence[Tool] = ()
+        cls,
+        tokenizer: Any,
+        texts: TokenTexts,
+        prompt_ids: Sequence[int],
+        tools: Sequence[Tool] = (),
+        max_calls: int | None = None,
     ) -> Self | None:
         """None where the tokenizer does not say how its model writes: all of an answer is content then."""
         if getattr(tokenizer, "response_template", None) is None or not hasattr(tokenizer, "get_response_parser"):
             return None
-        return cls(tokenizer, texts, prompt_ids, tools)
+        return cls(tokenizer, texts, prompt_ids, tools, max_calls)
 
     def read(self, answer: Generated) -> list[Part]:
         """The parts of a finished answer."""
@@ -82,6 +89,7 @@ class ResponseReader:
     def __init__(self, parsing: ResponseParsing) -> None:
         """Begin where the prompt ends."""
         self._calls_are_wanted = bool(parsing.tools)
+        self._calls_left = sys.maxsize if parsing.max_calls is None else parsing.max_calls
         self._marked = MarkedText(parsing.texts)
         self._unread = ""  # what was written since the last part
         self._has_parts = False
@@ -118,7 +126,8 @@ class ResponseReader:
             return []
         if not self._calls_are_wanted:
             raise ValueError("the request has no tools")
-        calls = [Part("tool_calls", call=call) for call in tool_calls(event["value"])]
+        calls = [Part("tool_calls", call=call) for call in tool_calls(event["value"])][: self._calls_left]
+        self._calls_left -= len(calls)
         self._note_read("")
         return calls
 

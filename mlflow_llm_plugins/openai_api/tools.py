@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,11 +35,11 @@ def _tools(value: object) -> tuple[Tool, ...]:
     if value is None:
         return ()
     if not isinstance(value, list | tuple):
-        raise InvalidInputError(f"tools must be a list of functions, got {type(value).__name__}.")
+        raise InvalidInputError(f"tools must be a list of functions, got {type(value).__name__}.", param="tools")
     tools = tuple(_tool(f"tools[{i}]", tool) for i, tool in enumerate(value))
-    names = [tool["function"]["name"] for tool in tools]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InvalidInputError(f"tools has more than one function of the name {shown(twice)}.")
+    names = Counter(tool["function"]["name"] for tool in tools)
+    if twice := next((name for name, count in names.items() if count > 1), None):
+        raise InvalidInputError(f"tools has more than one function of the name {shown(twice)}.", param="tools")
     return tools
 
 
@@ -47,7 +48,9 @@ def _tool(where: str, value: object) -> Tool:
     if not isinstance(tool.get("type"), str):
         raise wrong(f"{where}.type", "'function'", tool.get("type"))
     if tool["type"] != "function":
-        raise UnsupportedFeatureError(f"{where} has type {shown(tool['type'])}; this engine knows only 'function'.")
+        raise UnsupportedFeatureError(
+            f"{where} has type {shown(tool['type'])}; this engine knows only 'function'.", param=where
+        )
     return {**tool, "function": _function(f"{where}.function", tool.get("function"))}
 
 
@@ -57,7 +60,7 @@ def _function(where: str, value: object) -> dict[str, Any]:
         if not isinstance(function.get(name, ""), str):
             raise wrong(f"{where}.{name}", "a string", function[name])
     if not function.get("name"):
-        raise InvalidInputError(f"{where}.name must be a string that is not empty.")
+        raise InvalidInputError(f"{where}.name must be a string that is not empty.", param=f"{where}.name")
     if "strict" in function and boolean(f"{where}.strict", function["strict"]):
         raise UnsupportedFeatureError(
             f"{where}.strict=True is not supported by this engine: arguments are what the model writes. Leave it out."

@@ -8,7 +8,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from mlflow_llm_plugins.errors import EngineUnavailableError, LLMError, QueueFullError
+from mlflow_llm_plugins.errors import EngineUnavailableError, LLMError, QueueFullError, located
 from mlflow_llm_plugins.generation import GenerationEngine, GenerationOutput, GenerationRequest, GenerationStream
 from mlflow_llm_plugins.generation.call_scope import current_scope, in_current_scope
 
@@ -87,7 +87,7 @@ def numbered(unit: str, index: int, total: int) -> Iterator[None]:
     except LLMError as error:
         if total == 1:
             raise
-        raise type(error)(f"{unit} {index} (counting from 0): {error}") from error
+        raise located(error, f"{unit} {index} (counting from 0)") from error
 
 
 @contextmanager

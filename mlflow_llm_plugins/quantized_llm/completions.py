@@ -44,8 +44,11 @@ class Work:
 
     @property
     def is_scored(self) -> bool:
-        """Whether the tokens of the prompts are to be scored, which `Completions.echoed` does."""
-        return _echo_of(self.options) and "top_logprobs" in self.options.sampling
+        """Whether the tokens of the prompts are to be scored, which `Completions.echoed` does.
+
+        Also where nothing else is asked for: no engine would have looked at the prompts.
+        """
+        return _echo_of(self.options) and ("top_logprobs" in self.options.sampling or not self.requests)
 
     def with_requests(self, requests: Sequence[GenerationRequest]) -> Work:
         """The same work by other requests, one in place of each."""
@@ -125,7 +128,7 @@ class Completions:
             scores = [
                 row
                 for prompts in _in_parts(work.prompts)
-                for row in self.engine.score(prompts, work.options.sampling["top_logprobs"])
+                for row in self.engine.score(prompts, work.options.sampling.get("top_logprobs", 0))
             ]
         pairs = zip(work.prompts, scores, strict=True)
         return replace(work, echoes=[openai_api.Echo.of(self.engine.tokenizer, *pair) for pair in pairs])
@@ -168,7 +171,8 @@ class Completions:
         if not isinstance(work.options, openai_api.ChatCompletionRequest):
             return None
         tokenizer, tools = self.engine.tokenizer, work.options.tools
-        return openai_api.ResponseParsing.of(tokenizer, self._token_texts, work.prompts[0], tools)
+        max_calls = None if work.options.parallel_tool_calls else 1
+        return openai_api.ResponseParsing.of(tokenizer, self._token_texts, work.prompts[0], tools, max_calls)
 
     def _work(self, is_chat: bool, options: openai_api.RequestOptions, prompts: Sequence[list[int]]) -> Work:
         return Work(is_chat, options, prompts, self._generation_requests(options, prompts))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 
-from mlflow_llm_plugins.errors import LLMError, QueueFullError
+from mlflow_llm_plugins.errors import LLMError, QueueFullError, located
 from mlflow_llm_plugins.generation import GenerationEngine, GenerationOutput, GenerationStream, TokenEvent
 from mlflow_llm_plugins.generation.call_scope import CallScope
 from mlflow_llm_plugins.serving.mailbox import Mailbox
@@ -144,4 +144,4 @@ def _numbered(check: Callable[[], None], index: int, total: int) -> None:
     try:
         check()
     except LLMError as error:
-        raise type(error)(f"choice {index} (counting from 0) of {total}: {error}") from error
+        raise located(error, f"choice {index} (counting from 0) of {total}") from error

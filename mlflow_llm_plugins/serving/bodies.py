@@ -65,6 +65,8 @@ def unpack(raw: bytes, encoding: str, limit: int) -> bytes:
         raise BodyTooLargeError(limit)
     if not decompressor.eof:
         raise InvalidInputError(f"The body is packed as {name}, but its end is missing.")
+    if decompressor.unused_data:
+        raise InvalidInputError(f"The body is packed as {name}, but more follows behind its end.")
     return bytes(body)
 
 

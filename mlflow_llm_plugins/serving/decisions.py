@@ -28,7 +28,8 @@ from mlflow_llm_plugins.openai_api.decisions import (
 from mlflow_llm_plugins.serving.bodies import check_headers
 from mlflow_llm_plugins.serving.disconnects import unless_disconnected
 from mlflow_llm_plugins.serving.limits import check_prompts, check_scored
-from mlflow_llm_plugins.serving.server import Server
+from mlflow_llm_plugins.serving.server import Server, trace_of
+from mlflow_llm_plugins.serving.tracing import RequestTrace
 
 Parse = Callable[[object, DecisionLimits], DecisionRequest]
 Build = Callable[..., dict[str, Any]]
@@ -77,14 +78,15 @@ class Decisions:
     async def _answer(self, request: Request, parse: Parse, build: Build) -> Response:
         check_headers(request.headers)
         raw = await self._server.body(request)
-        scored = self._scored(raw, parse, build)
+        scored = self._scored(raw, parse, build, trace_of(request))
         return JSONResponse(await unless_disconnected(request, scored, self._server.timeout_s))
 
-    async def _scored(self, raw: bytes, parse: Parse, build: Build) -> dict[str, Any]:
+    async def _scored(self, raw: bytes, parse: Parse, build: Build, trace: RequestTrace) -> dict[str, Any]:
         loop, readers = asyncio.get_running_loop(), self._server.readers
         prepared = await loop.run_in_executor(readers, partial(self._prepare, raw, parse))
         scores = await self._server.chooser.choose(prepared.stems, prepared.tails)
         self._server.metrics.decided(len(scores), prepared.input_tokens)
+        trace.spent(prepared.input_tokens)
         name = self._server.completions.model_name
         return build(name, prepared.request, scores, prepared.input_tokens, self._temperatures)
 

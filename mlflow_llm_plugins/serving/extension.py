@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from mlflow_llm_plugins.serving import keys as api_keys
+from mlflow_llm_plugins.serving.access_log import name_requests
 from mlflow_llm_plugins.serving.decisions import Decisions
 from mlflow_llm_plugins.serving.front import Front
 from mlflow_llm_plugins.serving.invocations import Invocations
@@ -38,6 +39,7 @@ def extend(app: Any, model: Any, served: ServedModel) -> None:
     decisions = Decisions(server, served.decision_temperatures)
     ours = our_app(server, routes, decisions, Invocations(server, routes, model).answer)
     lifespan = Lifespan(server, keys, app.router.lifespan_context)
+    stock_routes = tuple(app.routes)
     app.add_middleware(
         Front,
         ours=ours,
@@ -45,7 +47,9 @@ def extend(app: Any, model: Any, served: ServedModel) -> None:
         state=server.state,
         metrics=server.metrics,
         max_body_bytes=settings.max_body_bytes,
+        stock_routes=stock_routes,
     )
+    name_requests()
     app.router.lifespan_context = lifespan
     app.openapi = openapi_of(app.openapi, settings, keys)
 

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from mlflow_llm_plugins.errors import (
+    EngineLostError,
     EngineUnavailableError,
     GenerationError,
     LLMError,
@@ -26,6 +27,7 @@ from mlflow_llm_plugins.openai_api.decisions import InvalidDecisionError, TooMan
 _logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
+CLIENT_GONE = 499  # nginx's number; nobody reads it but logs, metrics and traces
 
 
 class BodyTooLargeError(Exception):
@@ -79,12 +81,15 @@ _CODES: dict[type[LLMError], str] = {
     UnsupportedFeatureError: "unsupported_parameter",
     QueueFullError: "queue_full",
     RequestTimeoutError: "request_timeout",
+    EngineLostError: "engine_lost",  # unlike engine_unavailable, with which nothing has run
+    RequestCancelledError: "interrupted",
 }
 _STATUSES: dict[type[BaseException], int] = {  # of errors for which MLflow has no code
     TooManyQuestionsError: 413,
     InvalidDecisionError: 422,
 }
 _TEXTS: dict[type[LLMError], str] = {  # of errors whose own texts tell how it looks inside the server
+    EngineLostError: "The engine ended while it worked on this request.",
     EngineUnavailableError: "The model cannot answer now; try again later.",
     RequestCancelledError: "The server is shutting down.",
     GenerationError: "The model failed on this request.",
@@ -101,12 +106,12 @@ def failure_of(error: BaseException, request_id: str) -> Failure:
         return Failure(500, f"{_INTERNAL} Request id: {request_id}", "server_error", "internal_error")
     status = _status(error)
     if status < 500 or isinstance(error, RequestTimeoutError):
-        return Failure(
-            status, str(error), _type(status), _first(_CODES, error), headers=_RETRY if status == 429 else {}
-        )
+        headers = _RETRY if status == 429 else {}
+        param = getattr(error, "param", None)
+        return Failure(status, str(error), _type(status), _first(_CODES, error), param, headers)
     _logger.error("Request %s failed: %s: %s", request_id, type(error).__name__, error)
     text = _first(_TEXTS, error) or _INTERNAL
-    code = "engine_unavailable" if status == 503 else "internal_error"
+    code = _first(_CODES, error) or ("engine_unavailable" if status == 503 else "internal_error")
     headers = _RETRY if status == 503 else {}
     return Failure(status, f"{text} Request id: {request_id}", "server_error", code, headers=headers)
 
@@ -139,7 +144,7 @@ def _where(error: BaseException) -> str:
 UNAUTHORIZED = Failure(
     401,
     "A valid API key is needed: send it as 'Authorization: Bearer KEY'.",
-    "authentication_error",
+    "invalid_request_error",
     "invalid_api_key",
     headers={"connection": "close", "www-authenticate": "Bearer"},
 )
@@ -148,6 +153,15 @@ SHUTTING_DOWN = Failure(
     "The server is shutting down and takes no new requests.",
     "server_error",
     "shutting_down",
+    headers={**_RETRY, "connection": "close"},
+)
+
+
+INTERRUPTED = Failure(
+    503,
+    "The server shut down before this answer was complete.",
+    "server_error",
+    "interrupted",
     headers={**_RETRY, "connection": "close"},
 )
 

@@ -6,11 +6,14 @@ It stands in front of MLflow's own middleware, which would halve what a server c
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlflow_llm_plugins.openai_api.answers import new_id
+from mlflow_llm_plugins.serving.access_log import CURRENT_ID
 from mlflow_llm_plugins.serving.failures import SHUTTING_DOWN, UNAUTHORIZED, BodyTooLargeError, Failure, too_large
 from mlflow_llm_plugins.serving.keys import ApiKeys
 from mlflow_llm_plugins.serving.metrics import Metrics
@@ -32,6 +35,7 @@ class Front:
     state: State
     metrics: Metrics
     max_body_bytes: int
+    stock_routes: Sequence[BaseRoute] = ()  # of MLflow's app; what has no route at all is told by ours
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request; lifespan events go to MLflow's app, and there are no websockets here."""
@@ -47,12 +51,13 @@ class Front:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = _request_id(headers)
         scope["llm.request_id"] = request_id
+        CURRENT_ID.set(request_id)
         exchange = _Exchange(receive, send, self.max_body_bytes, request_id, self.state)
         if failure := self._refusal(scope, headers):
             self.metrics.requested("refused", failure.status)
             await _refuse(failure, scope, receive, exchange.send)
             return
-        app = self._app_of(scope["path"])
+        app = self._app_of(scope)
         try:
             if scope["method"] == "POST":
                 with self.state.counted():
@@ -75,8 +80,12 @@ class Front:
             return SHUTTING_DOWN
         return None
 
-    def _app_of(self, path: str) -> ASGIApp:
-        return self.ours if path in _OURS or path.startswith(_OUR_PREFIXES) else self.app
+    def _app_of(self, scope: Scope) -> ASGIApp:
+        path = scope["path"]
+        if path in _OURS or path.startswith(_OUR_PREFIXES):
+            return self.ours
+        is_stock = any(route.matches(scope)[0] is not Match.NONE for route in self.stock_routes)
+        return self.app if is_stock else self.ours
 
 
 class _Exchange:

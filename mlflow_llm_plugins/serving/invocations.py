@@ -15,7 +15,7 @@ from mlflow_llm_plugins.errors import InvalidInputError, LLMError
 from mlflow_llm_plugins.serving.bodies import UnsupportedMediaTypeError, check_headers
 from mlflow_llm_plugins.serving.disconnects import unless_disconnected
 from mlflow_llm_plugins.serving.routes import Routes
-from mlflow_llm_plugins.serving.server import Server
+from mlflow_llm_plugins.serving.server import Server, trace_of
 
 _JSON = "application/json"
 _UNSUPPORTED_MEDIA_TYPE = 415
@@ -57,7 +57,7 @@ class Invocations:
         return ("messages" in body) != ("prompt" in body) and "params" not in body
 
     async def _rows(self, request: Request, raw: bytes, content_type: str | None, body: Any) -> Response:
-        call = self._server.call()
+        call = self._server.call(trace_of(request))
         try:
             predict = asyncio.to_thread(call.run, partial(self._predict, raw, content_type, body))
             result = await unless_disconnected(request, predict, self._server.timeout_s)

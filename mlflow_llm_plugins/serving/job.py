@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -13,25 +12,28 @@ from mlflow_llm_plugins.errors import RequestTimeoutError
 from mlflow_llm_plugins.generation import GenerationOutput
 from mlflow_llm_plugins.serving.answers import Arrival
 from mlflow_llm_plugins.serving.event_stream import DONE, PING, ChunkWriter, EventStream, Pings, event
+from mlflow_llm_plugins.serving.failures import CLIENT_GONE
 from mlflow_llm_plugins.serving.model import Work
 from mlflow_llm_plugins.serving.server import Read, Server
+from mlflow_llm_plugins.serving.tracing import RequestTrace
 
 _LAST_WORDS_S = 10  # for a client that does not read, after the deadline
+_OK = 200
 
 
 class Job:
     """The answers to one request; `close` frees what it holds, and may be called at any time."""
 
-    def __init__(self, server: Server, request_id: str) -> None:
+    def __init__(self, server: Server, request_id: str, trace: RequestTrace) -> None:
         """Nothing is submitted yet."""
         self._server = server
         self._request_id = request_id
+        self._trace = trace
         self._call = server.call()
         self._answers = server.answers(self._call)
         self._deadline = self._answers.loop.time() + server.timeout_s
         self._is_late = False
         self._held = ExitStack()
-        self._began = time.time_ns()
         self._outputs: list[GenerationOutput] | None = None  # of a complete answer
         self.work: Work | None = None
 
@@ -66,7 +68,8 @@ class Job:
         return JSONResponse(self._server.completions.answer(self.work, self._outputs or []))
 
     def stream(self) -> EventStream:
-        """The answer as it comes; closes the job when it ends."""
+        """The answer as it comes; closes the job, and ends its trace, when it ends."""
+        self._held.callback(self._end_trace)
         return EventStream(self._events(), on_end=self.close, give_up_at=self._deadline + _LAST_WORDS_S)
 
     def close(self) -> None:
@@ -84,7 +87,9 @@ class Job:
             yield writer.closing(self._outputs or [])
         except Exception as error:  # the status is sent already: what went wrong can only be said here
             self._server.metrics.stream_failed()
-            yield event(self._server.failure_of(error, self._request_id).body()) + DONE
+            failure = self._server.failure_of(error, self._request_id)
+            self._trace.end(failure.status)
+            yield event(failure.body()) + DONE
 
     async def _tokens(self, writer: ChunkWriter) -> AsyncIterator[bytes]:
         if self._first:
@@ -108,7 +113,11 @@ class Job:
     def _finish(self, outputs: list[GenerationOutput]) -> None:
         assert self.work is not None
         self._outputs = outputs
-        self._server.metrics.answered(outputs, self.work.options.n)
         prompt_tokens = sum(map(len, self.work.prompts))
-        name = self._server.completions.model_name
-        self._server.tracer.answered(self._request_id, self._began, prompt_tokens, outputs, name)
+        self._server.metrics.answered(outputs, self.work.options.n)
+        if not self.work.requests:
+            self._server.metrics.scored(prompt_tokens)
+        self._trace.spent(prompt_tokens, outputs)
+
+    def _end_trace(self) -> None:
+        self._trace.end(CLIENT_GONE if self._outputs is None else _OK)

@@ -72,6 +72,10 @@ class Metrics:
             for earlier, later in pairwise(times):
                 self._between.observe(later - earlier)
 
+    def scored(self, prompt_tokens: int) -> None:
+        """Prompts were read for their own sake."""
+        self._prompt_tokens.inc(prompt_tokens)
+
     def decided(self, questions: int, input_tokens: int) -> None:
         """So many questions were answered."""
         self._decisions.inc(questions)

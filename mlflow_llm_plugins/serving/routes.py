@@ -6,6 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from datetime import date
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,14 +18,14 @@ from starlette.routing import Route
 from mlflow_llm_plugins.serving.bodies import check_headers
 from mlflow_llm_plugins.serving.decisions import Decisions
 from mlflow_llm_plugins.serving.disconnects import ClientGoneError, unless_disconnected
-from mlflow_llm_plugins.serving.failures import Failure
+from mlflow_llm_plugins.serving.event_stream import EventStream
+from mlflow_llm_plugins.serving.failures import CLIENT_GONE, Failure
 from mlflow_llm_plugins.serving.job import Job
-from mlflow_llm_plugins.serving.server import Read, Server, request_id
+from mlflow_llm_plugins.serving.server import Read, Server, request_id, trace_of
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 PREFIXES = ("", "/invocations")  # MLflow's container forwards only what begins with /invocations
-_CLIENT_GONE = 499  # nginx's number; nobody reads it but the log and the metrics
 _OPEN_STATES = ("running", "draining", "restarting")
 _INVALID = "invalid_request_error"
 
@@ -51,7 +52,7 @@ class Routes:
 
     async def answer(self, request: Request, read: Read, raw: bytes) -> Response:
         """Answer a body that is read already."""
-        job = Job(self._server, request_id(request))
+        job = Job(self._server, request_id(request), trace_of(request))
         with ExitStack() as held:
             held.callback(job.close)
             await unless_disconnected(request, job.begin(read, raw), self._server.timeout_s)
@@ -145,13 +146,13 @@ def our_app(server: Server, routes: Routes, decisions: Decisions, invocations: E
         Route("/ready", told(server, "/ready", routes.ready), methods=["GET"]),
         Route("/metrics", told(server, "/metrics", routes.metrics), methods=["GET"]),
     ]
-    app = Starlette(routes=own, exception_handlers={HTTPException: _no_such_route})
+    app = Starlette(routes=own, exception_handlers={HTTPException: partial(_no_such_route, server)})
     app.router.redirect_slashes = False  # to an address that a proxy in front may not have
     return app
 
 
 def told(server: Server, route: str, endpoint: Endpoint, as_mlflow: bool = False) -> Endpoint:
-    """The endpoint with its errors as answers, and its answers counted.
+    """The endpoint with its errors as answers, its answers counted and, of what is posted, traced.
 
     Args:
         server: Counts.
@@ -162,22 +163,27 @@ def told(server: Server, route: str, endpoint: Endpoint, as_mlflow: bool = False
 
     @functools.wraps(endpoint)
     async def answer(request: Request) -> Response:
+        trace = server.trace(request) if request.method == "POST" else None
         try:
             response = await endpoint(request)
         except (ClientGoneError, ClientDisconnect):
-            response = Response(status_code=_CLIENT_GONE)
+            response = Response(status_code=CLIENT_GONE)
         except HTTPException:
             raise
         except Exception as error:
             response = server.failure_of(error, request_id(request)).response(as_mlflow)
         server.metrics.requested(route, response.status_code)
+        if trace is not None and not isinstance(response, EventStream):  # which ends it itself
+            trace.end(response.status_code)
         return response
 
     return answer
 
 
-async def _no_such_route(_: Request, error: Exception) -> Response:
+async def _no_such_route(server: Server, request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    server.metrics.requested("none", error.status_code)
     texts = {404: "There is no such route here.", 405: "This route does not have this method."}
     text = texts.get(error.status_code, str(error.detail))
-    return Failure(error.status_code, text, _INVALID, headers=error.headers or {}).response()
+    failure = Failure(error.status_code, text, _INVALID, headers=error.headers or {})
+    return failure.response(as_mlflow=request.url.path == "/invocations")

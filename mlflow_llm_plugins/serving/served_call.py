@@ -12,14 +12,18 @@ from mlflow_llm_plugins.serving.limits import admitted
 from mlflow_llm_plugins.serving.metrics import Metrics
 from mlflow_llm_plugins.serving.settings import ServingSettings
 from mlflow_llm_plugins.serving.slots import Slots
+from mlflow_llm_plugins.serving.tracing import RequestTrace
 
 
 class ServedCall(CallScope):
     """Stands around all that a request makes the engine do, be it by our routes or by MLflow's. `close` it."""
 
-    def __init__(self, slots: Slots, settings: ServingSettings, metrics: Metrics) -> None:
-        """Take nothing yet."""
+    def __init__(
+        self, slots: Slots, settings: ServingSettings, metrics: Metrics, trace: RequestTrace | None = None
+    ) -> None:
+        """Take nothing yet; `trace` is told what MLflow's own predict finishes."""
         super().__init__()
+        self._trace = trace
         self._slots = slots
         self._settings = settings
         self._metrics = metrics
@@ -49,6 +53,8 @@ class ServedCall(CallScope):
     def finished(self, outputs: Sequence[GenerationOutput]) -> None:
         """Count them."""
         self._metrics.answered(outputs)
+        if self._trace is not None:
+            self._trace.spent(sum(output.prompt_tokens for output in outputs), outputs)
 
     def close(self) -> None:
         """End what is open and free the slots; harmless when that was done."""

@@ -15,6 +15,7 @@ from typing import Any
 from starlette.requests import Request
 
 from mlflow_llm_plugins.errors import (
+    EngineLostError,
     EngineUnavailableError,
     InvalidInputError,
     QueueFullError,
@@ -24,7 +25,7 @@ from mlflow_llm_plugins.generation import GenerationEngine
 from mlflow_llm_plugins.serving.answers import Answers
 from mlflow_llm_plugins.serving.bodies import read_json, unpack
 from mlflow_llm_plugins.serving.chooser import Chooser
-from mlflow_llm_plugins.serving.failures import SHUTTING_DOWN, Failure, failure_of
+from mlflow_llm_plugins.serving.failures import INTERRUPTED, SHUTTING_DOWN, Failure, failure_of
 from mlflow_llm_plugins.serving.limits import check_body, check_prompts, check_scored
 from mlflow_llm_plugins.serving.mailbox import Mailbox
 from mlflow_llm_plugins.serving.metrics import Metrics
@@ -33,7 +34,7 @@ from mlflow_llm_plugins.serving.served_call import ServedCall
 from mlflow_llm_plugins.serving.settings import ServingSettings, variable
 from mlflow_llm_plugins.serving.slots import Slots
 from mlflow_llm_plugins.serving.threads import started_pool
-from mlflow_llm_plugins.serving.tracing import Tracer
+from mlflow_llm_plugins.serving.tracing import RequestTrace, Tracer
 
 server_log = logging.getLogger("uvicorn.mlflow_llm")  # shown as the server's own messages are
 _READERS = 4  # threads that parse, render and tokenise requests; the tokenizer works without Python's lock
@@ -132,9 +133,15 @@ class Server:
 
         return self.settings.request_timeout_s or float(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
 
-    def call(self) -> ServedCall:
+    def call(self, trace: RequestTrace | None = None) -> ServedCall:
         """For what one request makes the engine do."""
-        return ServedCall(self.slots, self.settings, self.metrics)
+        return ServedCall(self.slots, self.settings, self.metrics, trace)
+
+    def trace(self, request: Request) -> RequestTrace:
+        """Begin to trace a request, for which `trace_of` finds it."""
+        trace: RequestTrace = self.tracer.begin(request_id(request), self.model.completions.model_name)
+        request.scope["llm.trace"] = trace
+        return trace
 
     def answers(self, call: ServedCall) -> Answers:
         """For the choices of one request."""
@@ -220,7 +227,7 @@ class Server:
     def failure_of(self, error: Exception, request_id: str) -> Failure:
         """What the client is told of an error."""
         if self.state.is_draining and isinstance(error, EngineUnavailableError):
-            return SHUTTING_DOWN
+            return INTERRUPTED if isinstance(error, EngineLostError) else SHUTTING_DOWN
         return failure_of(error, request_id)
 
     def close(self) -> None:
@@ -234,3 +241,9 @@ class Server:
 def request_id(request: Request) -> str:
     """The id that the front gave the request."""
     return str(request.scope["llm.request_id"])
+
+
+def trace_of(request: Request) -> RequestTrace:
+    """What `Server.trace` began."""
+    trace: RequestTrace = request.scope["llm.trace"]
+    return trace

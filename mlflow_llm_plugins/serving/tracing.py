@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.generation import GenerationOutput
@@ -20,6 +19,7 @@ _logger = logging.getLogger(__name__)
 
 SAMPLE = "MLFLOW_LLM_TRACE_SAMPLE"
 _CLOSE_S = 5.0
+_FIRST_ERROR = 400  # of HTTP's statuses
 _MAX_WAITING = 1000  # traces; a tracking server that is slower than the requests must not fill the memory
 
 
@@ -52,13 +52,12 @@ class Tracer:
             raise InvalidInputError(f"{SAMPLE} must be a number from 0 (off) to 1 (every request), got {text!r}.")
         return cls(sample)
 
-    def answered(
-        self, request_id: str, began_ns: int, prompt_tokens: int, outputs: Sequence[GenerationOutput], model: str
-    ) -> None:
-        """Trace an answered request, if it is one of the sample; returns at once."""
-        if self._sample == 0 or random.random() >= self._sample:
-            return
-        write = partial(self._write, request_id, (began_ns, time.time_ns()), prompt_tokens, outputs, model)
+    def begin(self, request_id: str, model: str) -> RequestTrace:
+        """The trace of a request, which is written when it ends if it is one of the sample."""
+        is_sampled = self._sample > 0 and random.random() < self._sample
+        return RequestTrace(request_id, model, self._put if is_sampled else None)
+
+    def _put(self, write: Callable[[], None]) -> None:
         with suppress(queue.Full):
             self._waiting.put_nowait(write)
 
@@ -73,39 +72,59 @@ class Tracer:
         while (write := self._waiting.get()) is not None:
             write()
 
-    def _write(
-        self,
-        request_id: str,
-        times_ns: tuple[int, int],
-        prompt_tokens: int,
-        outputs: Sequence[GenerationOutput],
-        model: str,
-    ) -> None:
+
+class RequestTrace:
+    """What becomes known of one request until it ends."""
+
+    def __init__(self, request_id: str, model: str, put: Callable[[Callable[[], None]], None] | None) -> None:
+        """Begin; without `put`, which takes what is to be written, nothing is."""
+        self._put = put
+        self._began_ns = time.time_ns()
+        self._request_id = request_id
+        self._model = model
+        self._prompt_tokens = 0
+        self._outputs: list[GenerationOutput] = []
+
+    def spent(self, prompt_tokens: int, outputs: Sequence[GenerationOutput] = ()) -> None:
+        """So much was read and written for it."""
+        if self._put is not None:
+            self._prompt_tokens += prompt_tokens
+            self._outputs += outputs
+
+    def end(self, status: int) -> None:
+        """It was answered with this HTTP status, or would have been; the first call counts. Returns at once."""
+        put, self._put = self._put, None
+        if put is not None:
+            put(partial(self._write, status, time.time_ns()))
+
+    def _write(self, status: int, ended_ns: int) -> None:
         import mlflow
-        from mlflow.entities import SpanType
+        from mlflow.entities import SpanStatusCode, SpanType
         from mlflow.tracing.constant import SpanAttributeKey
 
+        attributes = {
+            "request_id": self._request_id,
+            "http_status": status,
+            SpanAttributeKey.MODEL: self._model,
+            SpanAttributeKey.CHAT_USAGE: self._usage(),
+            "finish_reasons": [output.finish_reason for output in self._outputs],
+            "time_to_first_token_s": min(
+                (each.token_times[0] for each in self._outputs if each.token_times), default=None
+            ),
+        }
         try:
-            attributes = {"request_id": request_id, SpanAttributeKey.MODEL: model, **_usage(prompt_tokens, outputs)}
             span = mlflow.start_span_no_context(
-                "completion", span_type=SpanType.CHAT_MODEL, attributes=attributes, start_time_ns=times_ns[0]
+                "completion", span_type=SpanType.CHAT_MODEL, attributes=attributes, start_time_ns=self._began_ns
             )
-            span.end(end_time_ns=times_ns[1])
+            is_answered = status < _FIRST_ERROR
+            span.end(end_time_ns=ended_ns, status=SpanStatusCode.OK if is_answered else SpanStatusCode.ERROR)
         except Exception as error:  # a tracking server that is away must not be felt by anybody
-            _logger.warning("Request %s is not traced: %s", request_id, type(error).__name__)
+            _logger.warning("Request %s is not traced: %s", self._request_id, type(error).__name__)
 
-
-def _usage(prompt_tokens: int, outputs: Sequence[GenerationOutput]) -> dict[str, Any]:
-    from mlflow.tracing.constant import SpanAttributeKey
-
-    completion_tokens = sum(output.completion_tokens for output in outputs)
-    first = min((output.token_times[0] for output in outputs if output.token_times), default=None)
-    return {
-        SpanAttributeKey.CHAT_USAGE: {
-            "input_tokens": prompt_tokens,
+    def _usage(self) -> dict[str, int]:
+        completion_tokens = sum(output.completion_tokens for output in self._outputs)
+        return {
+            "input_tokens": self._prompt_tokens,
             "output_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-        },
-        "finish_reasons": [output.finish_reason for output in outputs],
-        "time_to_first_token_s": first,
-    }
+            "total_tokens": self._prompt_tokens + completion_tokens,
+        }

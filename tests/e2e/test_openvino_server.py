@@ -292,8 +292,8 @@ def test_streams_end_with_an_error_when_the_engine_s_process_is_killed_and_the_n
         assert time.monotonic() - killed_at < GONE_S
         for end in ends:
             assert isinstance(end, openai.APIError)
-            assert end.code == "engine_unavailable"
-            assert "The model cannot answer now; try again later." in end.message
+            assert end.code == "engine_lost"
+            assert "The engine ended while it worked on this request." in end.message
         with client_of(server, max_retries=TRIES) as client:
             assert client.chat.completions.create(**CHAT).usage.completion_tokens == 12
         wait_for(lambda: server.http.get("/health").json() == {"status": "running"})

@@ -70,7 +70,7 @@ def test_sigterm_under_16_streams_ends_them_at_the_limit_and_exits_with_0(artifa
         assert stream.error is None
         assert stream.lines[-1] == "[DONE]"
         last = json.loads(stream.lines[-2])
-        assert "error" not in last or last["error"]["code"] == "shutting_down"
+        assert "error" not in last or last["error"]["code"] == "interrupted"
     assert any("error" in json.loads(stream.lines[-2]) for stream in streams)
     log = (tmp_path / "log").read_text()
     assert "Finished server process" in log

@@ -235,6 +235,19 @@ def test_a_request_without_a_limit_gets_the_default_cut_to_the_context(open_mode
     assert generate(engine, prompt=[9] * 100, max_new_tokens=None).completion_tokens == MAX_LENGTH - 100
 
 
+@pytest.mark.parametrize(
+    ("options", "tokens"),
+    [
+        ({"default_new_tokens": 12}, 12),
+        ({"default_new_tokens": 10**6}, MAX_LENGTH - 100),
+        ({"default_new_tokens": 12, "new_tokens_limit": 7}, 7),
+        ({"default_new_tokens": 12, "max_new_tokens": 5}, 5),
+    ],
+)
+def test_a_request_may_bring_a_default_that_is_cut_as_the_engine_s_own(engine, options, tokens):
+    assert generate(engine, prompt=[9] * 100, **{"max_new_tokens": None, **options}).completion_tokens == tokens
+
+
 def test_an_end_token_ends_the_answer_with_reason_stop_and_is_counted(engine):
     whole = generate(engine)
     end = whole.token_ids[4]

@@ -127,9 +127,11 @@ def test_several_templates_without_a_default_are_refused():
     [
         ("{{ raise_exception('Roles must alternate') }}", "Roles must alternate"),
         ("{{ messages[0].nothing.there }}", "no attribute"),
-        ("{{ 1 / 0 }}", "division by zero"),
-        ("{{ raise_exception('Never say: ' + messages[0].content) }}", "TemplateError"),
-        ("{% broken", "TemplateSyntaxError"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ raise_exception('Never say: ' + messages[0].content) }}", "Never say: ..."),
+        ("{{ raise_exception('Never say: ' + messages[0].content[1:] + ' here') }}", "Never say: ... here"),
+        ("{{ raise_exception(messages[0].content[:-1]) }}", "TemplateError"),
+        ("{% broken", "unknown tag 'broken'"),
         ("", "no tokens"),
     ],
 )
@@ -139,7 +141,8 @@ def test_a_template_that_fails_is_quoted_but_never_the_prompt(template, reason):
         render_chat(tokenizer, user(SECRET), template or "{# nothing #}")
     assert "chat template" in str(refusal.value)
     if template:
-        assert SECRET not in str(refusal.value)
+        assert reason in str(refusal.value)
+        assert SECRET[1:-1] not in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", ["tokenize", "add_generation_prompt", "chat_template", "sanitize_control_tokens"])

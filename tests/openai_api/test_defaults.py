@@ -35,7 +35,7 @@ QWEN = {
         ),
         (
             {"max_new_tokens": 64, "stop_strings": "END", "min_p": None},
-            {"temperature": 0.0, "max_new_tokens": 64, "stop": ("END",)},
+            {"temperature": 0.0, "default_new_tokens": 64, "stop": ("END",)},
         ),
     ],
 )
@@ -83,6 +83,13 @@ GREEDY = {"temperature": 0.0}
             {"repetition_penalty": 1.0},
             {"temperature": 0.0, "repetition_penalty": 1.2},
             {"temperature": 0.0, "repetition_penalty": 1.0},
+        ),
+        ({"max_new_tokens": 2}, {"min_new_tokens": 5}, {"max_new_tokens": 2, "min_new_tokens": 2}),
+        ({"max_new_tokens": 9}, {"min_new_tokens": 5}, {"max_new_tokens": 9, "min_new_tokens": 5}),
+        (
+            {"max_new_tokens": 2, "min_new_tokens": 4},
+            {"min_new_tokens": 5},
+            {"max_new_tokens": 2, "min_new_tokens": 4},
         ),
     ],
 )

@@ -26,9 +26,31 @@ def test_nulls_are_dropped_and_other_fields_kept_for_the_template():
 
 def test_arguments_of_tool_calls_are_parsed_and_content_may_be_missing():
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
-    (message,) = parse_messages([{"role": "assistant", "content": None, "tool_calls": [call]}])
+    (message,) = parse_messages([{"role": "assistant", "tool_calls": [call]}])
     assert message["tool_calls"][0]["function"]["arguments"] == {"x": 1}
     assert "content" not in message
+
+
+def test_no_content_beside_tool_calls_stays_none_for_templates_that_ask_for_it():
+    call = {"function": {"name": "f", "arguments": "{}"}}
+    (message,) = parse_messages([{"role": "assistant", "content": None, "tool_calls": [call]}])
+    assert message["content"] is None
+
+
+def test_an_empty_list_of_calls_is_none():
+    assert parse_messages([{"role": "assistant", "content": "x", "tool_calls": []}]) == (
+        {"role": "assistant", "content": "x"},
+    )
+    with pytest.raises(InvalidInputError, match="content must be a string"):
+        parse_messages([{"role": "assistant", "content": None, "tool_calls": []}])
+
+
+def test_arguments_that_are_nested_too_deeply_are_refused_by_place():
+    call = {"function": {"name": "f", "arguments": "[" * 100_000}}
+    with pytest.raises(InvalidInputError) as refusal:
+        parse_messages([user("x"), {"role": "assistant", "tool_calls": [call]}])
+    place = "messages[1].tool_calls[0].function.arguments"
+    assert (str(refusal.value), refusal.value.param) == (f"{place} is nested too deeply.", place)
 
 
 @pytest.mark.parametrize("arguments", ["{not json", None, {"x": 1}])

@@ -34,9 +34,9 @@ PLAIN, SPECIAL = tokenizer_with(PLAIN_MARKS), tokenizer_with(SPECIAL_MARKS)
 CALL_OF_F = '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'
 
 
-def parsing(tokenizer=PLAIN, tools=TOOLS, prompt_end=""):
+def parsing(tokenizer=PLAIN, tools=TOOLS, prompt_end="", max_calls=None):
     prompt_ids = render_chat(tokenizer, [{"role": "user", "content": "hi"}]) + ids_of(tokenizer, prompt_end)
-    return ResponseParsing.of(tokenizer, TokenTexts(tokenizer), prompt_ids, tools)
+    return ResponseParsing.of(tokenizer, TokenTexts(tokenizer), prompt_ids, tools, max_calls)
 
 
 def told(parts):
@@ -51,14 +51,14 @@ def told(parts):
     return joined
 
 
-def read(text, tokenizer=PLAIN, tools=TOOLS, stop=(), prompt_end=""):
+def read(text, tokenizer=PLAIN, tools=TOOLS, stop=(), prompt_end="", max_calls=None):
     output, _ = made_answer(tokenizer, ids_of(tokenizer, text), stop=stop)
-    return told(parsing(tokenizer, tools, prompt_end).read(output))
+    return told(parsing(tokenizer, tools, prompt_end, max_calls).read(output))
 
 
-def read_in_pieces(text, tokenizer=PLAIN, tools=TOOLS, stop=(), prompt_end=""):
+def read_in_pieces(text, tokenizer=PLAIN, tools=TOOLS, stop=(), prompt_end="", max_calls=None):
     _, events = made_answer(tokenizer, ids_of(tokenizer, text), stop=stop)
-    reader = ResponseReader(parsing(tokenizer, tools, prompt_end))
+    reader = ResponseReader(parsing(tokenizer, tools, prompt_end, max_calls))
     return told([*(part for event in events for part in reader.push(event.token_id, event.text)), *reader.finish()])
 
 
@@ -137,6 +137,10 @@ class TestBothWays:
             ("tool_calls", [("f", '{"x": 1}')]),
             ("content", "<tool_call>f("),
         ]
+
+    def test_calls_behind_as_many_as_wanted_are_left_out(self, reading):
+        parts = [("content", "yes"), ("tool_calls", [("f", '{"x": 1}')]), ("content", "no")]
+        assert reading(f"yes{CALL_OF_F}{CALL_OF_F}no", max_calls=1) == parts
 
     def test_a_call_that_was_not_asked_for_is_content(self, reading):
         assert reading(CALL_OF_F, tools=()) == [("content", CALL_OF_F)]

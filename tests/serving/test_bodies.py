@@ -95,6 +95,11 @@ def test_a_packed_body_without_its_end_is_refused():
         unpack(gzip.compress(b"x" * 1000)[:-9], "gzip", 1000)
 
 
+def test_a_packed_body_with_more_behind_its_end_is_refused():
+    with pytest.raises(InvalidInputError, match="more follows behind its end"):
+        unpack(gzip.compress(b"{}") + gzip.compress(b"{}"), "gzip", 1000)
+
+
 def test_a_body_that_is_too_large_once_unpacked_is_refused_before_it_is():
     with pytest.raises(BodyTooLargeError):
         unpack(gzip.compress(b"x" * 10**7), "gzip", 1000)

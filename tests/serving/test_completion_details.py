@@ -65,6 +65,26 @@ def test_a_prompt_alone_is_scored_without_generating(client, served, n):
     assert served.engine.stats().open_requests == 0
 
 
+@pytest.mark.parametrize("prompt", [[-1], [2**40], [4_000_000_000]])
+@pytest.mark.parametrize("logprobs", [None, 0])
+def test_ids_outside_the_vocabulary_are_refused_also_where_nothing_is_generated(client, prompt, logprobs):
+    body = {"prompt": [prompt], "max_tokens": 0, "echo": True, "logprobs": logprobs}
+    error = post(client, "/v1/completions", body, status=400)["error"]
+    assert "outside the model's vocabulary" in error["message"]
+
+
+def test_a_prompt_alone_is_echoed_and_counted_without_log_probabilities(client):
+    counted = tokens_of_prompts(client)
+    answer = post(client, "/v1/completions", {"prompt": "A loop", "max_tokens": 0, "echo": True})
+    assert (answer["choices"][0]["text"], answer["choices"][0]["logprobs"]) == ("A loop", None)
+    assert tokens_of_prompts(client) - counted == answer["usage"]["prompt_tokens"] > 0
+
+
+def tokens_of_prompts(client):
+    lines = client.get("/metrics").text.splitlines()
+    return float(next(line for line in lines if line.startswith("mlflow_llm_prompt_tokens_total")).split()[1])
+
+
 def test_an_echo_comes_before_the_text_of_each_choice(client):
     body = {"prompt": "A loop", "max_tokens": 3, "echo": True, "n": 2, "temperature": 1, "seed": 4}
     whole = [choice["text"] for choice in post(client, "/v1/completions", body)["choices"]]

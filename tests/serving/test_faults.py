@@ -70,7 +70,7 @@ def test_open_requests_get_503_when_the_engine_s_thread_ends_and_later_ones_are_
     for thread in threads:
         thread.join(30)
     for answer in answers:
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_lost")
         assert answer.headers["retry-after"] == "1"
         assert "boom" not in answer.text
         assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
@@ -91,7 +91,7 @@ def test_an_open_stream_ends_with_an_error_event_when_the_engine_s_thread_ends(b
         next(lines)
         fault.error = RuntimeError("boom")
         rest = [line.removeprefix("data: ") for line in lines if line]
-    assert json.loads(rest[-2])["error"]["code"] == "engine_unavailable"
+    assert json.loads(rest[-2])["error"]["code"] == "engine_lost"
     assert rest[-1] == "[DONE]"
     assert running.engine.stats().open_requests == 0
 

@@ -37,6 +37,7 @@ def test_all_other_paths_need_a_key(locked, path, authorization):
     assert response.status_code == 401
     assert response.headers["connection"] == "close"
     assert response.json()["error"]["code"] == "invalid_api_key"
+    assert response.json()["error"]["type"] == "invalid_request_error"
     assert "one" not in response.text.replace("None", "").split()
 
 
@@ -57,7 +58,24 @@ def test_what_is_not_ours_is_mlflow_s(locked):
     with locked.client(headers={"authorization": "Bearer one"}) as client:
         assert client.get("/version").text.startswith("3.")
         assert client.get("/ping").text == "\n"
-        assert client.get("/nothing").status_code == 404
+        assert client.get("/docs").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/v1", "//v1/models", "/v2/chat/completions", "/invocations/"])
+def test_what_nobody_has_gets_openai_s_error_and_is_counted(locked, path):
+    with locked.client(headers={"authorization": "Bearer one"}) as client:
+        response = client.get(client.base_url.copy_with(raw_path=path.encode()))
+        assert (response.status_code, response.json()["error"]["message"]) == (404, "There is no such route here.")
+        assert 'mlflow_llm_requests_total{route="none",status="404"}' in client.get("/metrics").text
+
+
+def test_the_access_log_names_each_request_by_its_id(locked, caplog):
+    with caplog.at_level("INFO", "uvicorn.access"), locked.client() as client:
+        client.get("/ready", headers={"x-request-id": "mine-2"})
+        client.get("/v1/models", headers={"x-request-id": "mine-3"})
+    lines = [record.getMessage() for record in caplog.records if record.name == "uvicorn.access"]
+    assert [("mine-2" in line, "mine-3" in line) for line in lines] == [(True, False), (False, True)]
+    assert lines[1].endswith('- "GET /v1/models HTTP/1.1" 401')
 
 
 def in_pieces(size):

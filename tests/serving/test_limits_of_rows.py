@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from mlflow_llm_plugins import quantized_llm
 from tests.e2e.serving import metric
 
 MESSAGES = [{"role": "user", "content": "What is a loop?"}]
@@ -118,3 +119,19 @@ def test_requests_that_leave_while_they_are_submitted_leave_nothing_behind(serve
             time.sleep(0.0005 * i)
     served.wait_until_idle()
     assert served.engine.stats().open_requests == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/invocations"])
+def test_the_length_that_a_model_brings_along_is_cut_not_refused(tiny_llama, serve, tmp_path, path):
+    """Many checkpoints have a `max_new_tokens` that no context leaves room for."""
+    lengths = {"max_new_tokens": 100_000, "min_new_tokens": 3}
+    quantized_llm.save_model(str(tiny_llama), str(tmp_path / "model"), generation_config=lengths, bundle_plugin=False)
+    with serve(tmp_path / "model", {"MLFLOW_LLM_MAX_NEW_TOKENS": "4"}) as running, running.client() as client:
+        body = {"messages": MESSAGES, "ignore_eos": True}
+        assert client.post(path, json=body).json()["usage"]["completion_tokens"] == 4
+        assert client.post(path, json={**body, "max_tokens": 2}).json()["usage"]["completion_tokens"] == 2
+        refused = client.post(path, json={**body, "max_tokens": 5})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, None)
+    with serve(tmp_path / "model") as running, running.client() as client:
+        usage = client.post(path, json=body).json()["usage"]
+        assert usage["total_tokens"] == running.engine.stats().max_context_length

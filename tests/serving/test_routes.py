@@ -133,6 +133,44 @@ def test_wrong_paths_and_methods_get_openai_s_error(client, method, path, status
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_a_wrong_method_of_mlflow_s_route_gets_mlflow_s_fields_as_well(client):
+    response = client.get("/invocations")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert response.json()["error_code"] == "BAD_REQUEST"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"messages": "x"}, "messages"),
+        ({}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({**CHAT, "temperature": "hot"}, "temperature"),
+        ({**CHAT, "temperature": -1}, "temperature"),
+        ({**CHAT, "n": 2, "top_p": 7}, "top_p"),
+        ({**CHAT, "best_of": 2}, "best_of"),
+        ({**CHAT, "temprature": 1}, "temprature"),
+        ({**CHAT, "response_format": {"type": "xml"}}, "response_format.type"),
+        ({**CHAT, "tools": [{"type": "retrieval"}]}, "tools[0]"),
+    ],
+)
+def test_an_error_names_the_field_that_it_is_about(client, body, param):
+    assert post(client, "/v1/chat/completions", body, status=400)["error"]["param"] == param
+
+
+@pytest.mark.parametrize("field", ["suffix", "guided_regex", "documents", "bad_words"])
+def test_what_is_refused_is_not_repeated(client, field):
+    error = post(client, "/v1/completions", {"prompt": "x", field: ["SECRET"]}, status=400)["error"]
+    assert field in error["message"]
+    assert "SECRET" not in error["message"]
+
+
+@pytest.mark.parametrize("field", ["stop", "choice"])
+def test_an_error_is_short_whatever_was_sent(client, field):
+    error = post(client, "/v1/completions", {"prompt": "x", field: ["", "x" * 100_000]}, status=400)["error"]
+    assert len(error["message"]) < 300
+
+
 def test_health_and_readiness(client):
     assert client.get("/health").json() == {"status": "running"}
     assert client.get("/ready").json() == {"status": "ready"}

@@ -8,7 +8,13 @@ import os
 import threading
 from collections.abc import Sequence
 
-from mlflow_llm_plugins.errors import CheckpointError, EngineUnavailableError, GenerationError, HardwareError
+from mlflow_llm_plugins.errors import (
+    CheckpointError,
+    EngineLostError,
+    EngineUnavailableError,
+    GenerationError,
+    HardwareError,
+)
 from mlflow_llm_plugins.generation.openvino.child_process import ChildProcess
 from mlflow_llm_plugins.generation.openvino.messages import (
     End,
@@ -111,7 +117,7 @@ class OpenVINORunner:
             self._child, self._reader = self._start_child()
         except Exception as error:
             for stream in self._all_streams():
-                stream.fail(EngineUnavailableError(f"The engine cannot be started again: {error}"))
+                stream.fail(EngineLostError(f"The engine cannot be started again: {error}"))
             raise
 
     def begin_close(self) -> None:

@@ -70,6 +70,7 @@ _CHAT = {
     ),
     "tools": array(ref("Tool")),
     "tool_choice": one_of("auto", "none"),
+    "parallel_tool_calls": described("False: an answer has one call at most.", BOOLEAN),
     "reasoning_effort": described("For models whose chat template reads it.", TEXT),
 }
 _COMPLETION = {
