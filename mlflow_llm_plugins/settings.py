@@ -31,7 +31,7 @@ class Settings(BaseModel):
                 nearest known key.
         """
         if not isinstance(raw, Mapping):
-            raise InvalidInputError(f"{source} must be a dictionary, got {raw!r}.")
+            raise InvalidInputError(f"{source} must be a dictionary, got {type(raw).__name__}.")
         try:
             return cls.model_validate(dict(raw))
         except ValidationError as error:

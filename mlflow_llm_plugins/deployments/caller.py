@@ -17,7 +17,7 @@ from mlflow_llm_plugins.deployments.event_stream import CONTENT_TYPE, pieces
 from mlflow_llm_plugins.deployments.failures import (
     broken_off,
     failure_of,
-    is_of_relay,
+    has_not_run,
     silent,
     unreachable,
     unreadable,
@@ -25,7 +25,6 @@ from mlflow_llm_plugins.deployments.failures import (
 from mlflow_llm_plugins.deployments.payloads import Request
 from mlflow_llm_plugins.errors import LLMError
 
-_BUSY = (429, 503)  # from our server: nothing has run; the code of another flavor may answer so after its work
 _GROWING = wait_exponential_jitter(initial=0.1, max=2, jitter=0.1)  # seconds between tries
 
 
@@ -101,7 +100,7 @@ class Caller:
         if refusal is None:
             return response
         failure = failure_of(response.status_code, refusal, request.path, address)
-        if is_of_relay(response.status_code, refusal) or (address.is_ours and response.status_code in _BUSY):
+        if has_not_run(response.status_code, refusal, address.is_ours):
             raise _NotTakenError(failure, address.timeout_s, _retry_after(response))
         raise failure
 

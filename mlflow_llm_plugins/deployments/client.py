@@ -66,7 +66,7 @@ class LLMDeploymentClient(BaseDeploymentClient):
                 self._endpoints.get(endpoint)
             created = self._backend.create(name, _checked_uri(model_uri), flavor, config or {})
             if endpoint is not None:
-                self._endpoints.add(endpoint, name)
+                self._put_under(endpoint, name)
             return created
 
     def update_deployment(
@@ -115,7 +115,7 @@ class LLMDeploymentClient(BaseDeploymentClient):
         """
         with reported():
             if config:
-                raise InvalidInputError(f"config={dict(config)!r}: a deletion has no settings.")
+                raise InvalidInputError(f"config: a deletion has no settings, got {', '.join(map(str, config))}.")
             if self._backend.exists(name):
                 self._check_membership(name, endpoint)
             self._backend.delete(name)
@@ -239,6 +239,14 @@ class LLMDeploymentClient(BaseDeploymentClient):
             updated=endpoint.updated,
         )
 
+    def _put_under(self, endpoint: str, name: str) -> None:
+        """Or leave nothing of the deployment, as where it was not made."""
+        try:
+            self._endpoints.add(endpoint, name)
+        except BaseException:
+            self._backend.delete(name)
+            raise
+
     def _check_membership(self, name: str, endpoint: str | None) -> None:
         if endpoint is not None and name not in (traffic := self._endpoints.get(endpoint).traffic):
             raise InvalidInputError(
@@ -251,17 +259,17 @@ class LLMDeploymentClient(BaseDeploymentClient):
         return self._backend.address(name) if name is not None else self._drawn(str(endpoint))
 
     def _drawn(self, name: str) -> Address:
-        """The address of one of the deployments of an endpoint that run."""
+        """The address of one of the deployments of an endpoint that are ready, or else run."""
         endpoint = self._endpoints.get(name)
-        addresses = {each: self._backend.address_if_running(each) for each in endpoint.traffic}
-        drawn = endpoint.draw({each: address is not None for each, address in addresses.items()})
-        address = None if drawn is None else addresses[drawn]
-        if address is None:
+        running = {each: found for each in endpoint.traffic if (found := self._backend.address_if_running(each))}
+        ready = {each for each, (_, is_ready) in running.items() if is_ready}
+        drawn = endpoint.draw(ready) or endpoint.draw(running)  # else it waits with those that start
+        if drawn is None:
             raise EngineUnavailableError(
                 f"No deployment with traffic under endpoint {name!r} is running; it has: "
                 f"{', '.join(endpoint.traffic) or 'none'}. `{shell_command('list', self.target_uri)}` says why."
             )
-        return address
+        return running[drawn][0]
 
 
 def _reported(chunks: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -16,9 +16,12 @@ from mlflow_llm_plugins.errors import (
     LLMError,
     QueueFullError,
     RequestTimeoutError,
+    ResourceNotFoundError,
+    UnauthenticatedError,
 )
 
 _NO_SERVER = "server_unavailable"  # the code that only the relay gives
+_NOT_RUN = frozenset({"queue_full", "engine_unavailable", "shutting_down"})  # of our server, before any work
 _LONGEST = 500  # characters of a server's message
 _FAILED = "Deployment {name!r} failed on the request: {said}"
 _REFUSED = "Deployment {name!r} refuses the request: {said}"
@@ -26,9 +29,9 @@ _KEY = "Deployment {name!r} does not let the request in: {said} {key}"
 
 FAILURES: dict[int, tuple[type[LLMError], str]] = {  # by HTTP status
     400: (InvalidInputError, _REFUSED),
-    401: (AccessDeniedError, _KEY),
+    401: (UnauthenticatedError, _KEY),
     403: (AccessDeniedError, _KEY),
-    404: (InvalidInputError, "Deployment {name!r} has no route {path}: {said} Is its model of another flavor?"),
+    404: (ResourceNotFoundError, "Deployment {name!r} has no route {path}: {said} Is its model of another flavor?"),
     413: (InvalidInputError, _REFUSED + " More is taken with -C environment=MLFLOW_LLM_MAX_BODY_BYTES=N."),
     422: (InvalidInputError, _REFUSED),
     429: (QueueFullError, _REFUSED + " Try again later, or raise max_queue_size in its model_config."),
@@ -50,7 +53,9 @@ _STATUSES = {  # of errors inside a stream, whose own status was sent before; by
     "queue_full": 429,
     "rate_limit_error": 429,
     "engine_unavailable": 503,
+    "engine_lost": 503,
     "shutting_down": 503,
+    "interrupted": 503,
     "invalid_request_error": 400,
 }
 # MLflow's server repeats the data before it says what is wrong with them.
@@ -69,11 +74,15 @@ def failure_of(status: int, body: bytes, path: str, address: Address) -> LLMErro
     return _failure(status, _message(_json(body)), path, address)
 
 
-def is_of_relay(status: int, body: bytes) -> bool:
-    """Whether the answer comes from the port of the deployment itself, as there is no server behind it now."""
+def has_not_run(status: int, body: bytes, is_ours: bool) -> bool:
+    """Whether nothing was done on the request: there is no server behind the port, or one of ours that is busy.
+
+    One that broke off what it had begun says so in the same statuses, and the code of another flavor may do so too.
+    """
     answer = _json(body)
     error = answer.get("error") if isinstance(answer, Mapping) else None
-    return status == 503 and isinstance(error, Mapping) and error.get("code") == _NO_SERVER
+    code = error.get("code") if isinstance(error, Mapping) else None
+    return status in (429, 503) and (code == _NO_SERVER or (is_ours and code in _NOT_RUN))
 
 
 def failure_in_stream(error: object, path: str, address: Address) -> LLMError:

@@ -14,6 +14,11 @@ from typing_extensions import Self
 from mlflow_llm_plugins.errors import InvalidInputError
 from mlflow_llm_plugins.settings import Settings
 
+KEY, KEY_FILE = "MLFLOW_LLM_API_KEY", "MLFLOW_LLM_API_KEY_FILE"  # of the server of a quantized LLM
+KEY_SETTINGS = "api_key_file=PATH or generate_api_key=true"
+
+_MOST = 1e9  # of a share of traffic
+
 
 def _object(value: object) -> object:
     """A JSON object or `a=1,b=2` as a dictionary, which is what a command line can say."""
@@ -24,7 +29,10 @@ def _object(value: object) -> object:
         pairs = [item.partition("=") for item in text.split(",") if item.strip()]
         if not all(separator for _, separator, _ in pairs):
             raise ValueError('must be a JSON object such as {"a": 1}, or a=1,b=2')
-        return {name.strip(): item.strip() for name, _, item in pairs}
+        found = {name.strip(): item.strip() for name, _, item in pairs}
+        if len(found) < len(pairs):
+            raise ValueError("one of the names stands there twice")
+        return found
     try:
         return json.loads(text)
     except ValueError as error:
@@ -114,6 +122,8 @@ class DeploymentConfig(Settings):
     @field_validator("devices", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            value = json.loads(value)  # a ValueError where it is not JSON
         if isinstance(value, int):
             return str(value)
         return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
@@ -121,7 +131,10 @@ class DeploymentConfig(Settings):
     @field_validator("api_key_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
+        try:
+            return None if value is None else value.expanduser().absolute()
+        except RuntimeError as error:  # ~ of a user who is not there
+            raise ValueError(f"{error}") from error
 
     @field_validator("environment")
     @classmethod
@@ -129,6 +142,8 @@ class DeploymentConfig(Settings):
         for name, text in value.items():
             if not name or "=" in name or "\0" in name + text:
                 raise ValueError("names must not be empty nor hold '=', and nothing may hold a NUL")
+            if name in (KEY, KEY_FILE):
+                raise ValueError(f"{name} has settings of its own: {KEY_SETTINGS}")
         return value
 
     @model_validator(mode="after")
@@ -157,10 +172,8 @@ class DeploymentConfig(Settings):
 class EndpointConfig(Settings):
     """What an endpoint is made of."""
 
-    traffic: Annotated[dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]], BeforeValidator(_object)] = (
-        Field(
-            {}, description="Share of each deployment: a=90,b=10, or a JSON object. Shares are relative to their sum."
-        )
+    traffic: Annotated[dict[str, Annotated[float, Field(ge=0, le=_MOST)]], BeforeValidator(_object)] = Field(
+        {}, description="Share of each deployment: a=90,b=10, or a JSON object. Shares are relative to their sum."
     )
 
     @model_validator(mode="before")

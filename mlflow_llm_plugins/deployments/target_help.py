@@ -28,7 +28,8 @@ Target URIs
 create and update return when the model answers, and fail with the end of the server's log. An update without a model
 restarts the deployment, also one that is stopped, failed or lost. list and get show the state: starting, ready,
 unhealthy, restarting, failed, stopped (for example by a reboot), lost (its supervisor was killed). Nothing starts by
-itself after a reboot.
+itself after a reboot. What an update does not name stays, also within environment, labels and model_config; -C port=
+(nothing behind it) gives a setting its default again.
 
 Configuration of deployments: -C name=value, or config={{"name": value}} in Python
 {deployment}

@@ -48,7 +48,18 @@ ASKED = Request("/v1/completions", {"prompt": PROMPT, "max_tokens": 3})
 STREAMED = Request("/v1/completions", {"prompt": PROMPT, "stream": True})
 BUSY = {"error": {"message": "The queue is full.", "code": "queue_full"}}
 DONE = b"data: [DONE]\n\n"
-GIVES_UP = (cut, hang_up, answer(b"<html>", 200), answer({"message": "NaN"}, 500), answer({"message": "late"}, 504))
+LOST = {"error": {"message": "The engine ended while it worked on this request.", "code": "engine_lost"}}
+INTERRUPTED = {"error": {"message": "The server shut down before this answer was complete.", "code": "interrupted"}}
+GIVES_UP = (
+    answer(LOST, 503),
+    answer(INTERRUPTED, 503),
+    answer(b"<html>", 503),
+    cut,
+    hang_up,
+    answer(b"<html>", 200),
+    answer({"message": "NaN"}, 500),
+    answer({"message": "late"}, 504),
+)
 
 
 def at(url: str, timeout_s: float = 5, api_key_file: Path | None = None, is_ours: bool = True) -> Address:
@@ -167,7 +178,6 @@ def test_busy_server_is_asked_again(caller, status, request_):
         (503, b"<html>"),
         (503, []),
         (429, BUSY),
-        (429, {"error": {"message": "No.", "code": "server_unavailable"}}),
     ],
 )
 def test_model_of_another_flavor_may_have_run_before_it_said_that_it_is_busy(caller, status, body):

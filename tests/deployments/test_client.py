@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from mlflow.deployments.cli import commands
 from mlflow.exceptions import MlflowException
 
 from mlflow_llm_plugins.deployments.local.home import HOME, Home
+from tests.deployments.fake_server import answer, fake_server
 from tests.deployments.local.conftest import gone, holder, model, recorded  # noqa: F401
 
 
@@ -55,6 +57,36 @@ def test_the_target_can_be_set_for_the_process_or_by_a_variable(home, monkeypatc
 def test_a_new_state_directory_has_nothing(client):
     assert client.list_deployments() == []
     assert client.list_endpoints() == []
+
+
+def test_a_taken_port_is_refused_before_the_model_is_looked_for(client, home):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(MlflowException, match=f"port {port} on 127.0.0.1 is taken by another") as error:
+            client.create_deployment("chat", "models:/none/1", config={"port": port})
+    assert error.value.error_code == "INVALID_PARAMETER_VALUE"
+    assert list(home.deployments.iterdir()) == []
+
+
+def test_a_host_that_is_not_here_is_refused_before_the_model_is_looked_for(client):
+    with pytest.raises(MlflowException, match=r"host 192\.0\.2\.1 cannot be listened on"):
+        client.create_deployment("chat", "models:/none/1", config={"host": "192.0.2.1", "insecure": True})
+
+
+def test_a_deletion_names_the_settings_that_it_does_not_have_without_their_values(client):
+    with pytest.raises(MlflowException, match=r"a deletion has no settings, got api_key\.") as error:
+        client.delete_deployment("chat", config={"api_key": "sk-1"})
+    assert "sk-1" not in str(error.value)
+
+
+def test_an_endpoint_asks_those_that_are_ready_first(client, recorded, holder):  # noqa: F811
+    with fake_server(answer({"predictions": ["here"]})) as server:
+        for name, state, port in (("a", "ready", server.server_port), ("b", "starting", 1), ("c", "stopped", 1)):
+            holder(recorded(name, status={"state": state, "port": port}).life_lock)
+        client.create_endpoint("e", {"traffic": "a=1,b=500,c=500"})
+        assert client.predict(endpoint="e", inputs={"inputs": ["x"]})["predictions"] == ["here"]
 
 
 def test_deleting_what_is_not_there_is_no_error(client):

@@ -24,6 +24,8 @@ from mlflow_llm_plugins.errors import (
     InvalidInputError,
     QueueFullError,
     RequestTimeoutError,
+    ResourceNotFoundError,
+    UnauthenticatedError,
 )
 
 ADDRESS = Address("http://127.0.0.1:1", is_ours=True, api_key_file=Path("/keys"), timeout_s=7.5, name="chat")
@@ -43,9 +45,9 @@ def failure(status: int, body: object = OPENAI, address: Address = ADDRESS):
     [
         (400, InvalidInputError, "refuses the request"),
         (422, InvalidInputError, "refuses the request"),
-        (401, AccessDeniedError, "It was sent the first key of api_key_file='/keys'."),
+        (401, UnauthenticatedError, "It was sent the first key of api_key_file='/keys'."),
         (403, AccessDeniedError, "It was sent the first key of api_key_file='/keys'."),
-        (404, InvalidInputError, "Is its model of another flavor?"),
+        (404, ResourceNotFoundError, "Is its model of another flavor?"),
         (413, InvalidInputError, "-C environment=MLFLOW_LLM_MAX_BODY_BYTES=N"),
         (429, QueueFullError, "Try again later, or raise max_queue_size"),
         (499, GenerationError, "failed on the request"),

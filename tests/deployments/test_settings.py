@@ -49,6 +49,9 @@ def test_values_are_read_from_python_and_from_strings(key, given, field, expecte
         ({"environment": "A"}, 'must be a JSON object such as {"a": 1}, or a=1,b=2'),
         ({"model_config": "{"}, "must be a JSON object"),
         ({"model_config": "[1]"}, "must be a JSON object"),
+        ({"api_key_file": "~nobody-of-this-name/k"}, "api_key_file="),
+        ({"labels": "a=1,b=2,a=3"}, "one of the names stands there twice"),
+        ({"devices": "[0,"}, "devices="),
         ({"api_key_file": "k", "generate_api_key": True}, "give either api_key_file or generate_api_key=true"),
     ],
 )
@@ -56,6 +59,16 @@ def test_wrong_settings_are_refused_in_words_that_help(raw, said):
     with pytest.raises(InvalidInputError) as refused:
         parsed(**raw)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("given", ["0,1", "[0, 1]", [0, 1], "[0,1]"])
+def test_devices_are_read_in_each_of_their_forms(given):
+    assert parsed(devices=given).devices == "0,1"
+
+
+def test_what_is_no_dictionary_is_not_repeated():
+    with pytest.raises(InvalidInputError, match=r"^config must be a dictionary, got str\.$"):
+        DeploymentConfig.parse("api_key=sk-very-secret", "config")
 
 
 def test_a_key_in_the_arguments_is_refused_without_repeating_it():
@@ -106,7 +119,7 @@ def test_traffic_is_read_in_each_of_its_forms(given):
     assert EndpointConfig.parse({"traffic": given}, "config").traffic == {"a": 90.0, "b": 10.0}
 
 
-@pytest.mark.parametrize("given", ["a=-1", "a=nan", "a=inf", "a=many", "a"])
+@pytest.mark.parametrize("given", ["a=-1", "a=nan", "a=inf", "a=1e300", "a=many", "a", "a=1,a=2"])
 def test_shares_that_are_none_are_refused(given):
     with pytest.raises(InvalidInputError, match="traffic"):
         EndpointConfig.parse({"traffic": given}, "config")

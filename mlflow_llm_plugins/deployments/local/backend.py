@@ -22,6 +22,7 @@ from mlflow_llm_plugins.deployments.local.launch import end, launch_supervisor, 
 from mlflow_llm_plugins.deployments.local.model_source import resolve_model
 from mlflow_llm_plugins.deployments.local.platform import refuse_without_posix
 from mlflow_llm_plugins.deployments.local.records import ModelSource, Spec, Status
+from mlflow_llm_plugins.deployments.local.relay.door import check_bindable
 from mlflow_llm_plugins.deployments.local.specs import first_spec, last_good, new_token, next_spec
 from mlflow_llm_plugins.deployments.local.view import View
 from mlflow_llm_plugins.deployments.local.waiting import RefusedError, wait_until_serving
@@ -63,10 +64,12 @@ class LocalBackend:
         settings = DeploymentConfig.parse(config, "config")
         folder, claimed_spec = self._first(name, settings)
         with claimed(self._home, folder, claimed_spec):
+            download = folder.new_download()
             try:
-                model = self._resolved(folder.new_download(), claimed_spec, model_uri, flavor or settings.flavor)
+                model = self._resolved(download, claimed_spec, model_uri, flavor or settings.flavor)
                 self._start(folder, self._completed(folder, claimed_spec, model))
             except BaseException:  # Ctrl-C as well
+                shutil.rmtree(download, ignore_errors=True)  # also where the name is somebody else's by now
                 self._discard(folder, claimed_spec)
                 raise
         return self.get(name)
@@ -99,12 +102,16 @@ class LocalBackend:
         """
         refuse_without_posix()
         settings = DeploymentConfig.parse(config, "config")
+        unset = [key for key, value in config.items() if value is None or value == ""]
         folder = self._view(name).folder
         if flavor is not None and model_uri is None:
             raise InvalidInputError(f"flavor={flavor!r}: give the URI of the model that has this flavor, too.")
         with changing(folder):
-            spec = next_spec(self._view(name), _remembered(settings))
+            view = self._view(name)
+            spec = next_spec(view, _remembered(settings), unset)
             check_exposure(spec.settings)
+            if not view.is_supervised or spec.settings.port not in (None, view.port):  # else it is our own door
+                check_bindable(spec.settings.host, spec.settings.port)
             download = folder.new_download()
             try:
                 model = self._resolved(download, spec, model_uri, flavor or settings.flavor)
@@ -123,7 +130,7 @@ class LocalBackend:
         view = View.of(self._home.folder(name))
         if view is not None:
             end_deployment(view)
-            remove(self._home, view.folder)
+            remove(self._home, view.folder, None if view.spec is None else view.spec.created)
 
     def exists(self, name: str) -> bool:
         """Whether there is such a deployment, in whatever state."""
@@ -165,11 +172,13 @@ class LocalBackend:
             f"Deployment {name!r} is {state}{because}. {'Wait for it.' if state == 'starting' else again}"
         )
 
-    def address_if_running(self, name: str) -> Address | None:
-        """The same; None where there is no such deployment or it is not running."""
+    def address_if_running(self, name: str) -> tuple[Address, bool] | None:
+        """The same, and whether it is ready; None where there is no such deployment or it is not running."""
         view = View.of(self._home.folder(name))
         address = None if view is None else view.address()
-        return None if address is None else replace(address, target=self._target)
+        if view is None or address is None:
+            return None
+        return replace(address, target=self._target), view.state()[0] == "ready"
 
     def _view(self, name: str) -> View:
         view = View.of(self._home.folder(name))
@@ -185,6 +194,7 @@ class LocalBackend:
         refuse_without_posix()
         folder = self._home.folder(name)
         check_exposure(settings)
+        check_bindable(settings.host, settings.port)
         self._home.make()
         return folder, first_spec(name, _remembered(settings))
 
@@ -194,7 +204,7 @@ class LocalBackend:
             return resolve_model(uri, flavor, download)
         if spec.model is None:
             raise InvalidInputError(f"Deployment {spec.name!r} has no model yet: give the model's URI.")
-        found = resolve_model(str(spec.model.path), flavor, download)
+        found = resolve_model(str(spec.model.path), flavor or spec.model.flavor, download)
         return spec.model.model_copy(update={"flavor": found.flavor})
 
     def _completed(self, folder: DeploymentFolder, spec: Spec, model: ModelSource) -> Spec:
@@ -216,7 +226,7 @@ class LocalBackend:
     def _change(self, folder: DeploymentFolder, spec: Spec) -> None:
         """Have the spec served by the supervisor that runs now, or by a new one."""
         view = self._view(spec.name)  # again, as a download may have taken long
-        if view.is_supervised and view.status is not None and view.status.supervisor.is_alive:
+        if view.is_supervised and view.status is not None and view.status.goes_on and view.status.supervisor.is_alive:
             return self._hand_over(folder, spec.model_copy(update={"token": view.status.token}), view.status)
         end_deployment(view)  # what a lost supervisor may have left
         spec = spec.model_copy(update={"token": new_token()})

@@ -13,7 +13,7 @@ from mlflow_llm_plugins.deployments.local.ending import end_deployment
 from mlflow_llm_plugins.deployments.local.home import DeploymentFolder, Home
 from mlflow_llm_plugins.deployments.local.records import Spec, write_record
 from mlflow_llm_plugins.deployments.local.view import View
-from mlflow_llm_plugins.errors import DeploymentError, ResourceExistsError
+from mlflow_llm_plugins.errors import DeploymentBusyError, ResourceExistsError, ResourceNotFoundError
 
 _HOME_LOCK_S = 30.0
 _COMMAND_LOCK_S = 1.0  # for those who only look whether it is held, for an instant each
@@ -25,13 +25,13 @@ def held(home: Home) -> Iterator[None]:
     """Hold the state directory, for a moment: nobody adds or removes a deployment meanwhile.
 
     Raises:
-        DeploymentError: Another command holds it for too long.
+        DeploymentBusyError: Another command holds it for too long.
     """
     try:
         with FileLock(home.lock, timeout=_HOME_LOCK_S):
             yield
     except Timeout:
-        raise DeploymentError(f"Another command holds {home.lock} since more than {_HOME_LOCK_S:g} s.") from None
+        raise DeploymentBusyError(f"Another command holds {home.lock} since more than {_HOME_LOCK_S:g} s.") from None
 
 
 @contextmanager
@@ -39,7 +39,8 @@ def changing(folder: DeploymentFolder) -> Iterator[None]:
     """Be the one command that changes the deployment.
 
     Raises:
-        DeploymentError: Another one does, or it was deleted meanwhile.
+        DeploymentBusyError: Another one does.
+        ResourceNotFoundError: It was deleted meanwhile.
     """
     if not folder.path.is_dir():  # which the lock would create
         raise deleted(folder.name)
@@ -71,7 +72,7 @@ def _command_lock(folder: DeploymentFolder) -> Iterator[None]:
         with FileLock(folder.command_lock, timeout=_COMMAND_LOCK_S):
             yield
     except Timeout:
-        raise DeploymentError(
+        raise DeploymentBusyError(
             f"Another command is changing deployment {folder.name!r}. Wait for it, or delete the deployment."
         ) from None
 
@@ -106,19 +107,22 @@ def _check_there(folder: DeploymentFolder) -> None:
     raise deleted(folder.name)
 
 
-def deleted(name: str) -> DeploymentError:
+def deleted(name: str) -> ResourceNotFoundError:
     """For a command whose deployment another one has deleted."""
-    return DeploymentError(f"Deployment {name!r} was deleted meanwhile.")
+    return ResourceNotFoundError(f"Deployment {name!r} was deleted meanwhile.")
 
 
 def write_spec(folder: DeploymentFolder, spec: Spec) -> None:
     """Write what is asked of a deployment that this command is changing.
 
     Raises:
-        DeploymentError: It was deleted meanwhile.
+        ResourceNotFoundError: It was deleted meanwhile.
     """
     view = View.of(folder)
-    if view is None or not folder.spec.exists() or (view.spec is not None and view.spec.created != spec.created):
+    if view is None or not (folder.spec.exists() or folder.status.exists()):
+        raise deleted(spec.name)
+    known = view.spec or view.serving  # the spec may be missing or damaged
+    if known is not None and known.created != spec.created:
         raise deleted(spec.name)
     write_record(spec, folder.spec)
 

@@ -26,19 +26,20 @@ def end_deployment(view: View) -> None:
     Raises:
         DeploymentError: Its supervisor cannot be ended from here.
     """
-    if view.is_supervised:
-        supervisor = _supervisor_of(view)
+    supervisor = _supervisor_of(view) if view.is_supervised else None
+    if supervisor is not None:
         drain_s = view.serving.settings.drain_timeout_s if view.serving is not None else 0.0
         processes = _all_of(supervisor)
         _end_supervisor(view, supervisor, drain_s + _MORE_S)
         _kill([process for process in processes if process.is_running()])
         view = View.of(view.folder) or view
     if view.status is not None:
-        _kill([process for one in view.status.server if (process := one.process()) is not None])
+        left = [*view.status.server, *view.status.starting]
+        _kill([process for one in left if (process := one.process()) is not None])
 
 
-def _supervisor_of(view: View) -> ProcessIdentity:
-    """Who holds the lock; it may need a moment to say so."""
+def _supervisor_of(view: View) -> ProcessIdentity | None:
+    """Who holds the lock; it may need a moment to say so. None: it has ended meanwhile."""
     lock = view.folder.life_lock
 
     def is_told() -> bool:
@@ -47,7 +48,9 @@ def _supervisor_of(view: View) -> ProcessIdentity:
 
     _wait(is_told, _WRITES_ITS_NAME_S)
     found = holder(lock)
-    if found is None or (is_held(lock) and not found.is_alive):
+    if not is_held(lock):
+        return found
+    if found is None or not found.is_alive:
         raise DeploymentError(
             f"Deployment {view.folder.name!r} is run by a process that cannot be seen from here, perhaps in another "
             "container. Delete it there."

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ class Endpoint(Record):
     created: float  # seconds since 1970
     updated: float
 
-    def draw(self, usable: Mapping[str, bool]) -> str | None:
+    def draw(self, usable: Container[str]) -> str | None:
         """A deployment, as likely as its share among those that are usable; None: no such has a share."""
-        shares = {name: share for name, share in self.traffic.items() if share > 0 and usable.get(name)}
+        shares = {name: share for name, share in self.traffic.items() if share > 0 and name in usable}
         return random.choices(list(shares), list(shares.values()))[0] if shares else None
 
 
@@ -115,9 +116,10 @@ class Endpoints:
         """Take a deployment that is gone out of all endpoints."""
         for endpoint in self.list():
             if deployment in endpoint.traffic:
-                self._share_out(
-                    endpoint.name, lambda old: {name: share for name, share in old.items() if name != deployment}
-                )
+                with suppress(ResourceNotFoundError):  # it was deleted meanwhile
+                    self._share_out(
+                        endpoint.name, lambda old: {name: share for name, share in old.items() if name != deployment}
+                    )
 
     def _share_out(self, name: str, change: Callable[[dict[str, float]], dict[str, float]]) -> Endpoint:
         with held(self._home):

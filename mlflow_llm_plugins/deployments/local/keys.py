@@ -11,12 +11,10 @@ from typing import Any
 from mlflow_llm_plugins.deployments.address import Address
 from mlflow_llm_plugins.deployments.local.home import DeploymentFolder
 from mlflow_llm_plugins.deployments.local.records import ModelSource, write_private
-from mlflow_llm_plugins.deployments.settings import DeploymentConfig
+from mlflow_llm_plugins.deployments.settings import KEY, KEY_FILE, KEY_SETTINGS, DeploymentConfig
 from mlflow_llm_plugins.errors import InvalidInputError, UnsupportedFeatureError
 
-KEY, KEY_FILE = "MLFLOW_LLM_API_KEY", "MLFLOW_LLM_API_KEY_FILE"  # of the server of a quantized LLM
 _KEY_BYTES = 32
-_SETTINGS = "api_key_file=PATH or generate_api_key=true"
 
 
 def check_exposure(settings: DeploymentConfig) -> None:
@@ -37,7 +35,7 @@ def config_with_keys(config: Mapping[str, Any], model: ModelSource, environ: Map
 
     Raises:
         UnsupportedFeatureError: The server of such a model asks for no key.
-        InvalidInputError: A key in a place where others can read it, or a file without one.
+        InvalidInputError: A key in a place where others can read it.
     """
     settings = DeploymentConfig.parse(config, "config")
     if not model.is_ours:
@@ -47,12 +45,10 @@ def config_with_keys(config: Mapping[str, Any], model: ModelSource, environ: Map
                 "api_key_file and generate_api_key out."
             )
         return dict(config)
-    for name in (KEY, KEY_FILE):
-        if name in settings.environment:
-            raise InvalidInputError(f"environment: {name} has settings of its own: {_SETTINGS}.")
     if KEY in environ and not settings.has_key:
         raise InvalidInputError(
-            f"{KEY} is set in this shell, but a deployment reads its keys from a file: set {_SETTINGS}, or unset it."
+            f"{KEY} is set in this shell, but a deployment reads its keys from a file: set {KEY_SETTINGS}, or unset "
+            "it."
         )
     if settings.has_key or not environ.get(KEY_FILE):
         return dict(config)

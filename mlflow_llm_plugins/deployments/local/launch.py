@@ -76,4 +76,4 @@ def _absolute(uri: str) -> str:
         return prefix + os.path.abspath(uri.removeprefix(prefix))
     if uri.startswith("file:") and not uri.startswith("file:/"):
         return Path(os.path.abspath(uri.removeprefix("file:"))).as_uri()
-    return uri if ":" in uri or uri == "databricks" else os.path.abspath(uri)
+    return uri if ":" in uri or uri.startswith("databricks") else os.path.abspath(uri)

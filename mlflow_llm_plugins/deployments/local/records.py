@@ -88,11 +88,17 @@ class Status(Record):
     phase: str = ""  # of a start or an update: what it waits for
     port: int | None = None
     serving: Spec | None = None  # what the running server was made from
-    server: list[ProcessIdentity] = Field(default_factory=list)
+    server: list[ProcessIdentity] = Field(default_factory=list)  # its processes
+    starting: list[ProcessIdentity] = Field(default_factory=list)  # those of one that is not ready yet
     ready_since: float | None = None  # seconds since 1970
     restarts: int = 0
     last_error: str = ""
     refused: Refusal | None = None  # the last one
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the supervisor takes changes; else it has ended, or ends what is left."""
+        return self.state not in ("failed", "stopped")
 
 
 def write_record(record: Record, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlflow_llm_plugins.deployments.local.records import Spec
@@ -26,8 +26,13 @@ def first_spec(name: str, config: Mapping[str, Any]) -> Spec:
     )
 
 
-def next_spec(view: View, config: Mapping[str, Any]) -> Spec:
-    """Of the next generation: what was asked last and was not refused, with `config` over it; still without a token.
+def next_spec(view: View, config: Mapping[str, Any], unset: Iterable[str] = ()) -> Spec:
+    """Of the next generation: what was asked last and was not refused, with changes; still without a token.
+
+    Args:
+        view: Of the deployment.
+        config: What is set anew; of settings that are dictionaries the given keys, the others stay.
+        unset: Names of settings that get their defaults again.
 
     Raises:
         DeploymentError: The records are too damaged to go on from.
@@ -38,13 +43,18 @@ def next_spec(view: View, config: Mapping[str, Any]) -> Spec:
             f"Deployment {view.folder.name!r} cannot be updated: {view.damage} Delete it and create it again."
         )
     newest = base if view.spec is None else view.spec
+    kept = {name: value for name, value in base.config.items() if name not in set(unset)}
     return base.model_copy(
         update={
             "generation": max(base.generation, newest.generation) + 1,
-            "config": {**base.config, **config},
+            "config": {**kept, **{name: _over(kept.get(name), value) for name, value in config.items()}},
             "updated": time.time(),
         }
     )
+
+
+def _over(old: Any, new: Any) -> Any:
+    return {**old, **new} if isinstance(old, dict) and isinstance(new, dict) else new
 
 
 def new_token() -> str:

@@ -89,6 +89,11 @@ class View:
         return self.status is not None and self.status.state == "starting"
 
     @property
+    def port(self) -> int | None:
+        """Where clients connect to."""
+        return None if self.status is None else self.status.port
+
+    @property
     def url(self) -> str | None:
         """Where clients connect to; None before it has a port."""
         if self.status is None or self.status.port is None or self.serving is None:
@@ -100,6 +105,8 @@ class View:
         """For requests; None where nobody would take them."""
         serving, url = self.serving, self.url
         if not self.is_supervised or serving is None or serving.model is None or url is None:
+            return None
+        if self.status is None or not self.status.goes_on:
             return None
         settings = serving.settings
         return Address(
@@ -116,7 +123,7 @@ class View:
         spec, status = self.serving, self.status
         model = None if spec is None else spec.model
         settings = DeploymentConfig() if spec is None else spec.settings
-        pids = status.server if status is not None and self.is_supervised else []
+        pids = [*status.server, *status.starting] if status is not None and self.is_supervised else []
         return {
             "name": self.folder.name,
             "status": state,

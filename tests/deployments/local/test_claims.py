@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from pathlib import Path
 
 import pytest
 
 from mlflow_llm_plugins.deployments.local.claims import changing, claimed, remove, write_spec
 from mlflow_llm_plugins.deployments.local.records import Spec, read_record
 from mlflow_llm_plugins.deployments.local.specs import first_spec
-from mlflow_llm_plugins.errors import DeploymentError, ResourceExistsError
+from mlflow_llm_plugins.errors import DeploymentBusyError, ResourceExistsError, ResourceNotFoundError
 
 
 def claim(home, folder, spec):
@@ -93,17 +94,17 @@ def test_of_many_who_claim_a_name_at_once_one_wins(home):
 
 def test_a_second_command_does_not_change_what_another_one_is_changing(recorded):
     folder = recorded()
-    refused = pytest.raises(DeploymentError, match="Another command is changing deployment 'chat'")
+    refused = pytest.raises(DeploymentBusyError, match="Another command is changing deployment 'chat'")
     with changing(folder), refused, changing(folder):
         pass
 
 
 def test_a_change_does_not_bring_back_what_was_deleted(home):
     folder = home.folder("chat")
-    with pytest.raises(DeploymentError, match="'chat' was deleted meanwhile"), changing(folder):
+    with pytest.raises(ResourceNotFoundError, match="'chat' was deleted meanwhile"), changing(folder):
         pass
     folder.path.mkdir()  # as a lock makes it
-    with pytest.raises(DeploymentError, match="'chat' was deleted meanwhile"), changing(folder):
+    with pytest.raises(ResourceNotFoundError, match="'chat' was deleted meanwhile"), changing(folder):
         pass
     assert not folder.path.exists()
 
@@ -123,8 +124,17 @@ def test_a_deployment_that_was_created_again_is_not_removed_by_the_first_creator
 
 def test_a_command_notices_that_its_deployment_was_deleted(home):
     spec = first_spec("chat", {})
-    with pytest.raises(DeploymentError, match="was deleted meanwhile"):
+    with pytest.raises(ResourceNotFoundError, match="was deleted meanwhile"):
         write_spec(home.folder("chat"), spec)
     claim(home, home.folder("chat"), first_spec("chat", {}))
-    with pytest.raises(DeploymentError, match="was deleted meanwhile"):
+    with pytest.raises(ResourceNotFoundError, match="was deleted meanwhile"):
         write_spec(home.folder("chat"), spec)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{")], ids=["gone", "damaged"])
+def test_a_command_mends_a_spec_that_is_gone_or_damaged(recorded, damage):
+    folder = recorded(status={"state": "ready"})
+    spec = read_record(Spec, folder.spec)
+    damage(folder.spec)
+    write_spec(folder, spec)
+    assert read_record(Spec, folder.spec) == spec

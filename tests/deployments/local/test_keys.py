@@ -68,7 +68,7 @@ def test_a_key_in_the_shell_is_neither_dropped_nor_spread(model):
 
 
 @pytest.mark.parametrize("name", ["MLFLOW_LLM_API_KEY", "MLFLOW_LLM_API_KEY_FILE"])
-def test_keys_do_not_come_by_the_environment_of_a_server(model, name):
+def test_keys_do_not_come_by_the_environment_of_a_server(name):
     with pytest.raises(InvalidInputError, match=f"{name} has settings of its own") as refused:
-        config_with_keys({"environment": {name: "sk-1"}, "generate_api_key": True}, model, {})
+        DeploymentConfig.parse({"environment": {name: "sk-1"}, "generate_api_key": True}, "config")
     assert "sk-1" not in str(refused.value)

@@ -18,6 +18,23 @@ def test_what_is_not_said_stays(recorded):
     assert spec.model == read_record(Spec, folder.spec).model
 
 
+def test_of_settings_that_are_dictionaries_what_is_not_said_stays_too(recorded):
+    config = {"environment": {"A": "1", "B": "2"}, "model_config": {"quantization": "nf4"}}
+    folder = recorded(spec={"config": config}, status={"state": "ready"})
+    spec = next_spec(View.of(folder), {"environment": {"B": "3"}, "model_config": {"max_queue_size": 9}})
+    assert spec.config == {
+        "environment": {"A": "1", "B": "3"},
+        "model_config": {"quantization": "nf4", "max_queue_size": 9},
+    }
+
+
+def test_a_setting_can_be_taken_back(recorded):
+    config = {"api_key_file": "/k", "port": 5001, "environment": {"A": "1"}}
+    folder = recorded(spec={"config": config}, status={"state": "ready"})
+    spec = next_spec(View.of(folder), {"generate_api_key": True}, ["api_key_file", "environment", "devices"])
+    assert spec.config == {"port": 5001, "generate_api_key": True}
+
+
 def test_an_update_goes_on_from_what_serves_where_the_last_one_was_refused(recorded):
     folder = recorded(spec={"config": {"workers": 1}}, status={"state": "ready"})
     served = read_record(Spec, folder.spec)

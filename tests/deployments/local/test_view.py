@@ -125,3 +125,18 @@ def test_only_a_supervised_deployment_has_an_address(recorded, holder):
     holder(folder.life_lock)
     address = View.of(folder).address()
     assert (address.url, address.is_ours, address.api_key_file) == ("http://127.0.0.1:5001", True, None)
+
+
+@pytest.mark.parametrize("state", ["stopped", "failed"])
+def test_a_deployment_that_only_ends_what_is_open_has_no_address(recorded, holder, state):
+    folder = recorded(status={"state": state, "reason": "stopped by SIGTERM", "server": [ProcessIdentity.own()]})
+    holder(folder.life_lock)
+    assert View.of(folder).address() is None
+    shown = View.of(folder).describe()
+    assert (shown["status"], shown["reason"], len(shown["pids"])) == (state, "stopped by SIGTERM", 1)
+
+
+def test_the_processes_of_a_start_are_shown(recorded, holder):
+    folder = recorded(status={"state": "starting", "starting": [ProcessIdentity.own()]})
+    holder(folder.life_lock)
+    assert len(View.of(folder).describe()["pids"]) == 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from typing_extensions import Self
 _CHUNK = 64 * 1024  # bytes read at a time, and about as many are kept of a client that waits
 _FLUSH_S = 30.0  # for the rest of an answer to reach a client that reads slowly
 _LAST_WORDS_S = 2.0  # for a client to stop sending once it is refused
+_STILL_SENDS_S = 0.2  # in which more comes from a client that is in the middle of a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,11 @@ class _End:
         finally:
             timer.cancel()
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether asyncio has closed it, as it does when a read or a write fails."""
+        return self.writer.transport.is_closing()
+
     def reset(self) -> None:
         """Close at once, so that the peer cannot take it for the end of an answer."""
         with suppress(OSError):  # closed already
@@ -65,6 +71,7 @@ class RelayedConnection:
         """Without a server."""
         self._client = client
         self._server: _End | None = None
+        self._spare: socket.socket | None = None  # of the server, to read what asyncio drops when a write fails
         self._early = bytearray()  # what the client has sent before there was a server
 
     @classmethod
@@ -93,11 +100,16 @@ class RelayedConnection:
             self._server.abort()
         with suppress(OSError):
             self._server = await _End.opened(host, port)
+            self._drop_spare()
+            self._spare = self._server.writer.get_extra_info("socket").dup()
             return True
         return False
 
     async def exchange(self) -> None:
         """Pass bytes on in both directions until either side ends, half or whole; then the server's side is closed.
+
+        A server may answer a request that it does not read, for example a body that is too large, and close. The
+        system tells that as a broken connection; the client gets the answer all the same.
 
         Raises:
             OSError: A side has broken off.
@@ -106,7 +118,13 @@ class RelayedConnection:
         assert server is not None  # it was reached
         server.writer.write(bytes(self._early))
         client = self._client
-        await _first([asyncio.create_task(client.pass_on(server)), asyncio.create_task(server.pass_on(client))])
+        asking, answering = asyncio.create_task(client.pass_on(server)), asyncio.create_task(server.pass_on(client))
+        async with _ended_with(asking, answering):
+            done, _ = await asyncio.wait({asking, answering}, return_when=asyncio.FIRST_COMPLETED)
+            if server.is_broken and await self._was_refused(asking, answering):
+                return
+        for task in done:
+            task.result()
         client.writer.close()  # begins to send what is left
         await server.finish()
 
@@ -120,13 +138,7 @@ class RelayedConnection:
         What the client still sends is read and dropped first: closing on unread bytes would take the answer from it.
         """
         self._client.writer.write(answer)
-        self._client.writer.write_eof()
-        timer = asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._client.abort)
-        try:
-            while await self._client.reader.read(_CHUNK):
-                pass
-        finally:
-            timer.cancel()
+        await self._send_away()
 
     def reset(self) -> None:
         """Break off both sides."""
@@ -137,11 +149,50 @@ class RelayedConnection:
     async def close(self) -> None:
         """Close what is still open, whatever is left to send."""
         ends = [self._client] if self._server is None else [self._client, self._server]
+        self._drop_spare()
         for end in ends:
             end.abort()
         for end in ends:
             with suppress(OSError):
                 await end.writer.wait_closed()
+
+    async def _was_refused(self, asking: asyncio.Task[None], answering: asyncio.Task[None]) -> bool:
+        """Whether the client was still sending when the server broke off; it then has all that the server said."""
+        await asyncio.wait({answering}, timeout=_LAST_WORDS_S)  # it ends when what has come is passed on
+        with suppress(OSError, asyncio.TimeoutError):
+            await asyncio.wait_for(self._pass_on_rest(), _LAST_WORDS_S)
+        if not asking.done():
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            if not await self._sends_more():
+                return False
+        await self._send_away()
+        return True
+
+    async def _pass_on_rest(self) -> None:
+        """What asyncio has not read when a write failed."""
+        assert self._spare is not None  # the server was reached
+        while data := await asyncio.get_running_loop().sock_recv(self._spare, _CHUNK):
+            self._client.writer.write(data)
+            await self._client.writer.drain()
+
+    async def _sends_more(self) -> bool:
+        with suppress(asyncio.TimeoutError):
+            return bool(await asyncio.wait_for(self._client.reader.read(_CHUNK), _STILL_SENDS_S))
+        return False
+
+    async def _send_away(self) -> None:
+        self._client.writer.write_eof()
+        timer = asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._client.abort)
+        try:
+            while await self._client.reader.read(_CHUNK):
+                pass
+        finally:
+            timer.cancel()
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
 
     async def _gone(self) -> None:
         while len(self._early) < _CHUNK:
@@ -154,11 +205,18 @@ class RelayedConnection:
 
 async def _first(tasks: list[asyncio.Task[None]], timeout_s: float | None = None) -> None:
     """Wait for the first of the tasks to end, or for the time to be over, and stop the others; its error is raised."""
-    try:
+    async with _ended_with(*tasks):
         done, _ = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+@asynccontextmanager
+async def _ended_with(*tasks: asyncio.Task[None]) -> AsyncIterator[None]:
+    """Stop the tasks that still run at the end of the block."""
+    try:
+        yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 
+from mlflow_llm_plugins.deployments.local.relay.listener import try_to_bind
 from mlflow_llm_plugins.deployments.local.relay.relay import Relay
-from mlflow_llm_plugins.errors import DeploymentError
+from mlflow_llm_plugins.errors import InvalidInputError
 
 
-class AddressError(DeploymentError):
+class AddressError(InvalidInputError):
     """An address that cannot be listened on; the message says why and what to do."""
 
     def __init__(self, host: str, port: int | None, error: OSError) -> None:
@@ -22,6 +23,18 @@ class AddressError(DeploymentError):
             what = f"host {host}" if port is None else f"port {port} on {host}"
             text = f"{what} cannot be listened on: {words}. Give another one."
         super().__init__(text)
+
+
+def check_bindable(host: str, port: int | None) -> None:
+    """Refuse an address on which nobody could listen now, before a model is downloaded for it.
+
+    Raises:
+        AddressError: Another program is there, or the system does not allow it.
+    """
+    try:
+        try_to_bind(host, port)
+    except OSError as error:
+        raise AddressError(host, port, error) from error
 
 
 class Door:

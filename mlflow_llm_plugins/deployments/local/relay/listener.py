@@ -78,8 +78,7 @@ async def bound(host: str, port: int | None) -> list[socket.socket]:
         OSError: As the system says it: the port is taken, or the host is not here.
     """
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    addresses = _addresses(await loop.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
     attempts = 1 if port else _ATTEMPTS  # what is free on one address may be taken on the next
     while True:
         attempts -= 1
@@ -88,6 +87,18 @@ async def bound(host: str, port: int | None) -> list[socket.socket]:
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not attempts:
                 raise
+
+
+def try_to_bind(host: str, port: int | None) -> None:
+    """Listen as `bound` would, for an instant; raises as it does."""
+    found = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for listening in _on_one_port(_addresses(found)[: None if port else 1]):  # a free port may be taken on the next
+        listening.close()
+
+
+def _addresses(found: Sequence[Any]) -> list[tuple[socket.AddressFamily, Any]]:
+    """Of what the system's resolver gives, each one once."""
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
 def _on_one_port(addresses: Sequence[tuple[socket.AddressFamily, Any]]) -> list[socket.socket]:

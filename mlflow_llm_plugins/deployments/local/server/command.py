@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable, Mapping
 
 from mlflow_llm_plugins.deployments.local.home import DeploymentFolder
-from mlflow_llm_plugins.deployments.local.keys import KEY, KEY_FILE
 from mlflow_llm_plugins.deployments.local.records import Spec
-from mlflow_llm_plugins.deployments.settings import DeploymentConfig
+from mlflow_llm_plugins.deployments.settings import KEY, KEY_FILE, DeploymentConfig
 
 CommandOf = Callable[[Spec, int], list[str]]
 

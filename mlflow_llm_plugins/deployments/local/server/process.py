@@ -81,7 +81,10 @@ class Server:
         except OSError as error:
             raise ServerFailedError(f"{sys.executable} cannot be started: {error.strerror}", "") from error
         self._exit = asyncio.create_task(self._process.wait())
-        self._family = ServerFamily(self._process.pid, mark)
+        try:
+            self._family = ServerFamily(self._process.pid, mark)
+        except psutil.NoSuchProcess as error:  # it was reaped already
+            raise ServerFailedError("it ended at once", self._log.tail()) from error
 
     async def wait_until_ready(self, timeout_s: float, told: Callable[[str], None]) -> None:
         """Return when it takes requests.

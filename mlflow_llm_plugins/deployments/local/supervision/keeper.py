@@ -52,6 +52,7 @@ class Keeper:
             port=self.door.port,
             serving=self.spec,
             server=server.processes(),
+            starting=[],
             ready_since=time.time(),
         )
 

@@ -46,7 +46,7 @@ class Starter:
         self._echo = echo
 
     async def start(self, spec: Spec) -> Server:
-        """A server that takes requests. Cancelled, it leaves what it has begun among `running`.
+        """A server that takes requests, told as `starting`. Cancelled, it leaves what it has begun among `running`.
 
         Raises:
             ServerFailedError: It did not become ready; nothing of it runs.
@@ -85,14 +85,16 @@ class Starter:
         self.running.add(server)
         try:
             await server.start(self._command_of(spec, port), serve_environment(spec, self._folder, self._environ))
-            await server.wait_until_ready(timeout_s, self._tell)
+            await server.wait_until_ready(timeout_s, lambda phase: self._tell(phase, server))
         except ServerFailedError:
             await self.stop(server, 0)
+            self._status.change(starting=[])
             raise
         return server
 
-    def _tell(self, phase: str) -> None:
-        self._status.change(phase=phase)
+    def _tell(self, phase: str, server: Server) -> None:
+        """Also who must be ended where this process is killed meanwhile."""
+        self._status.change(phase=phase, starting=server.processes())
 
 
 def _free_port() -> int:

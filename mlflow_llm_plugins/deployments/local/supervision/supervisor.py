@@ -96,14 +96,15 @@ class Supervisor:
                 asyncio.create_task(self._watch_folder(lock)),
             ]
             adopt_orphans()
-            error = await self._until_end(life, spec)
+            exit_status = self._tell_end(status, await self._until_end(life, spec))
             try:
                 await life.close()
             except Exception:
                 _logger.exception("Not all of it could be ended.")
             for each in rounds:
                 each.cancel()
-            return self._tell_end(status, error)
+            status.change(server=[], starting=[])
+            return exit_status
 
     async def _watch_folder(self, lock: LifeLock) -> None:
         """Stop when somebody has deleted the folder under a living deployment, which nobody could find any more."""
@@ -125,7 +126,8 @@ class Supervisor:
         return error
 
     def _tell_end(self, status: StatusFile, error: BaseException) -> int:
-        status.change(phase="", server=[], ready_since=None)
+        """At once, so that nobody takes it for one that serves while it ends what is open; returns the exit status."""
+        status.change(phase="", ready_since=None)
         if isinstance(error, asyncio.CancelledError):
             status.change(state="stopped", reason=self._stop_reason)
             return 0

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import httpx
 import pytest
@@ -293,6 +293,31 @@ def test_client_is_reset_when_the_server_breaks_off():
 
     going_on = asyncio.Event()
     run(main)
+
+
+def test_answer_to_a_request_that_the_server_does_not_read_reaches_a_client_that_still_sends():
+    """As uvicorn refuses a large body: it answers at the headers and closes, which the system tells as a reset."""
+    refusal = b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 5\r\n\r\nlarge"
+
+    async def refuse(reader, writer):
+        await reader.readline()
+        writer.write(refusal)
+        await writer.drain()
+
+    async def main(relay, port):
+        async with serving(refuse) as server:
+            relay.switch(server.upstream)
+            return [await asyncio.to_thread(told, port) for _ in range(30)]
+
+    def told(port):
+        """What a client reads that sends all it has, as most do."""
+        with socket.create_connection((HERE, port)) as sending:
+            sending.settimeout(SOON_S)
+            with suppress(BrokenPipeError, ConnectionResetError):
+                sending.sendall(b"POST / HTTP/1.1\r\n" + b"x" * 6 * MIB)
+            return b"".join(iter(lambda: sending.recv(1000), b""))
+
+    assert run(main) == [refusal] * 30
 
 
 @pytest.mark.parametrize("slow", ["client", "server"])

@@ -47,9 +47,12 @@ def test_a_stop_lets_the_open_request_end(chat):
     with chat.open_request() as answer:
         chat.signal(signal.SIGTERM)
         wait_for(lambda: not takes_connections(chat.status.port), WAIT_S)
+        assert (chat.status.state, chat.status.reason) == ("stopped", "stopped by SIGTERM")  # it takes no more
+        assert chat.status.server  # which still answers
         chat.untell("held")
         assert answer.result(WAIT_S) == "one"
     assert chat.exit_status() == 0
+    assert chat.status.server == []
 
 
 def test_ctrl_c_stops_it_as_well(chat):
@@ -74,7 +77,9 @@ def test_it_can_be_stopped_while_it_starts(chat):
     chat.ask()
     chat.start()
     wait_for(lambda: chat.folder.status.exists() and chat.status.phase == "loading the model", WAIT_S)
+    assert {one.pid for one in chat.status.starting} == {process.pid for process in chat.processes()}
     assert chat.stop() == 0
+    assert chat.status.starting == []
     assert chat.status.state == "stopped"
     assert chat.processes() == []
 
