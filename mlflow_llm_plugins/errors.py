@@ -117,7 +117,12 @@ class DeploymentBusyError(DeploymentError):
 
 def located(error: LLMError, where: str) -> LLMError:
     """The same error, its message with the place in front."""
-    told = type(error)(f"{where}: {error}")
+    return retold(error, f"{where}: {error}")
+
+
+def retold(error: LLMError, message: str) -> LLMError:
+    """The same error in other words."""
+    told = type(error)(message)
     told.__dict__.update(error.__dict__)
     return told
 

@@ -96,7 +96,8 @@ class Admission:
             if not self._is_token(token_id):
                 raise InvalidInputError(
                     f"{name} names token id {token_id}, which is outside the model's vocabulary of {self.vocab_size}: "
-                    f"ids go from 0 to {self.vocab_size - 1}."
+                    f"ids go from 0 to {self.vocab_size - 1}.",
+                    param=name,
                 )
 
     def _is_token(self, token_id: int) -> bool:
@@ -122,7 +123,8 @@ class Admission:
             if not self._is_token(token_id):
                 raise InvalidInputError(
                     f"Token id {token_id} is outside the model's vocabulary of {self.vocab_size}: "
-                    f"ids go from 0 to {self.vocab_size - 1}."
+                    f"ids go from 0 to {self.vocab_size - 1}.",
+                    param="prompt",
                 )
         return checked
 

@@ -35,7 +35,7 @@ class Constraint:
             _require(
                 self.value, bool(self.value) and _are(self.value, str), "choice", "a tuple of strings, at least one"
             )
-            _require(self.value, all(self.value), "choice", "strings that are not empty")
+            _require("", all(self.value), "choice", "strings that are not empty")
         else:
             _require(self.value, isinstance(self.value, str) and bool(self.value), self.kind, "a string, not empty")
 
@@ -82,7 +82,9 @@ class GenerationRequest:
         for name in _NUMBERS:
             _require(getattr(self, name), _is(getattr(self, name), Real), name, "a number")
         _require(self.prompt_ids, not isinstance(self.prompt_ids, (str, bytes)), "prompt_ids", "token ids, not text")
-        _require(self.stop, _are(self.stop, str) and all(self.stop), "stop", "strings that are not empty")
+        stops = self.stop
+        _require(type(stops), _are(stops, str), "stop", "strings that are not empty")
+        _require("", all(stops), "stop", "strings that are not empty")
         eos = self.eos_token_ids
         _require(eos, eos is None or _are(eos, Integral), "eos_token_ids", "a tuple of token ids")
         _require(self.stop_token_ids, _are(self.stop_token_ids, Integral), "stop_token_ids", "a tuple of token ids")

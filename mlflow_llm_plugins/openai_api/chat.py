@@ -49,9 +49,10 @@ def render_chat(
     if tools:
         _refuse_unless_mentioned(template, "tools")
     parameters = inspect.signature(tokenizer.apply_chat_template).parameters
-    if taken := sorted(variables.keys() & parameters.keys()):
+    if taken := sorted(variables.keys() & {*parameters, "messages"}):
         raise InvalidInputError(
-            f"chat_template_kwargs cannot set {', '.join(taken)}: these are no template variables."
+            f"chat_template_kwargs cannot set {', '.join(taken)}: these are no template variables.",
+            param="chat_template_kwargs",
         )
     try:
         ids = tokenizer.apply_chat_template(
@@ -90,7 +91,8 @@ def _refuse_unless_mentioned(template: str, name: str) -> None:
     if not re.search(rf"\b{name}\b", template):
         raise UnsupportedFeatureError(
             f"{name} is not supported by this model: its chat template does not mention {name}. "
-            f"Leave {name} out, or log the model with a chat_template that does."
+            f"Leave {name} out, or log the model with a chat_template that does.",
+            param=name,
         )
 
 

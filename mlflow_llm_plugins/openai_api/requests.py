@@ -14,7 +14,7 @@ from mlflow_llm_plugins.openai_api.logprobs import parse_chat_logprobs, parse_co
 from mlflow_llm_plugins.openai_api.messages import Message, parse_messages
 from mlflow_llm_plugins.openai_api.parameters import Neutral, check_parameters
 from mlflow_llm_plugins.openai_api.prompts import Prompt, parse_prompts
-from mlflow_llm_plugins.openai_api.sampling import SAMPLING_FIELDS, parse_sampling
+from mlflow_llm_plugins.openai_api.sampling import SAMPLING_FIELDS, check_limit, parse_sampling
 from mlflow_llm_plugins.openai_api.tools import Tool, parse_tools
 
 MAX_CHOICES = 128  # OpenAI's own bound on n
@@ -60,7 +60,9 @@ class RequestOptions:
             UnsupportedFeatureError: Names each parameter that cannot be honoured.
         """
         check_parameters(raw, OPTION_FIELDS)
-        return cls(**_options(raw))
+        options = _options(raw)
+        check_limit(raw, options["sampling"])
+        return cls(**options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +80,15 @@ class ChatCompletionRequest(RequestOptions):
         """Read the request; raises as `RequestOptions.parse` does."""
         body = _body(raw, required="messages")
         check_parameters(body, CHAT_FIELDS, _CHAT_OWN)
+        options = _options(body, parse_chat_logprobs(body))
+        check_limit(body, options["sampling"])
         return cls(
             messages=parse_messages(body["messages"]),
             chat_template_kwargs=mapping("chat_template_kwargs", body.get("chat_template_kwargs") or {}),
             tools=parse_tools(body),
             parallel_tool_calls=_flag(body, "parallel_tool_calls", default=True),
             reasoning_effort=_reasoning_effort(body.get("reasoning_effort")),
-            **_options(body, parse_chat_logprobs(body)),
+            **options,
         )
 
 
@@ -113,7 +117,9 @@ class CompletionRequest(RequestOptions):
 
 def _body(raw: object, required: str) -> Mapping[str, Any]:
     body = mapping("The request", raw)
-    if body.get(required) is None:
+    if required in body and body[required] is None:
+        raise InvalidInputError(f"{required} must not be null.", param=required)
+    if required not in body:
         fields = [shown(name).strip("'") for name in sorted(body)[:_NAMED]]
         more = ["..."] if len(body) > _NAMED else []
         raise InvalidInputError(

@@ -74,8 +74,22 @@ def parse_sampling(raw: Mapping[str, Any]) -> dict[str, Any]:
     return sampling
 
 
+def check_limit(raw: Mapping[str, Any], sampling: Mapping[str, Any]) -> None:
+    """Refuse an answer of no tokens, where that makes no sense, under the name that the limit was given by.
+
+    Args:
+        raw: The request.
+        sampling: What `parse_sampling` has read of it.
+    """
+    if sampling.get("max_new_tokens") == 0:
+        raise wrong(next(name for name in _LIMITS if raw.get(name) is not None), "at least 1", 0)
+
+
 def _tokens(raw: Mapping[str, Any], synonyms: Sequence[str]) -> int | None:
     limits = {name: integer(name, raw[name]) for name in synonyms if raw.get(name) is not None}
+    for name, value in limits.items():
+        if value < 0:
+            raise wrong(name, "at least 1" if synonyms is _LIMITS else "at least 0", value)
     if len(set(limits.values())) > 1:
         given = " and ".join(f"{name}={value}" for name, value in limits.items())
         raise InvalidInputError(f"{given} mean the same and differ; give one of them.")

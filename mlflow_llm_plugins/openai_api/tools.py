@@ -63,7 +63,8 @@ def _function(where: str, value: object) -> dict[str, Any]:
         raise InvalidInputError(f"{where}.name must be a string that is not empty.", param=f"{where}.name")
     if "strict" in function and boolean(f"{where}.strict", function["strict"]):
         raise UnsupportedFeatureError(
-            f"{where}.strict=True is not supported by this engine: arguments are what the model writes. Leave it out."
+            f"{where}.strict=True is not supported by this engine: arguments are what the model writes. Leave it out.",
+            param=f"{where}.strict",
         )
     return {**function, "parameters": mapping(f"{where}.parameters", function.get("parameters", _NO_PARAMETERS))}
 
@@ -74,6 +75,7 @@ def _may_call(tool_choice: object) -> bool:
     if tool_choice == "required" or isinstance(tool_choice, Mapping):
         raise UnsupportedFeatureError(
             f"tool_choice={shown(tool_choice)} is not supported by this engine, which cannot force a call; "
-            "give 'auto' or 'none'."
+            "give 'auto' or 'none'.",
+            param="tool_choice",
         )
     raise wrong("tool_choice", "'auto' or 'none'", tool_choice)

@@ -79,7 +79,7 @@ class Decisions:
         check_headers(request.headers)
         raw = await self._server.body(request)
         scored = self._scored(raw, parse, build, trace_of(request))
-        return JSONResponse(await unless_disconnected(request, scored, self._server.timeout_s))
+        return JSONResponse(await unless_disconnected(request, scored, self._server.time_limit))
 
     async def _scored(self, raw: bytes, parse: Parse, build: Build, trace: RequestTrace) -> dict[str, Any]:
         loop, readers = asyncio.get_running_loop(), self._server.readers

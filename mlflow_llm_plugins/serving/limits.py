@@ -88,5 +88,6 @@ def _at_most(field: str, asked: int, what: str, settings: ServingSettings, setti
     allowed = getattr(settings, setting)
     if asked > allowed:
         raise InvalidInputError(
-            f"{field} has {asked} {what}; this server allows at most {allowed} ({variable(setting)})."
+            f"{field} has {asked} {what}; this server allows at most {allowed} ({variable(setting)}).",
+            param=field.partition(" ")[0],
         )

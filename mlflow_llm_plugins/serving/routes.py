@@ -55,7 +55,7 @@ class Routes:
         job = Job(self._server, request_id(request), trace_of(request))
         with ExitStack() as held:
             held.callback(job.close)
-            await unless_disconnected(request, job.begin(read, raw), self._server.timeout_s)
+            await unless_disconnected(request, job.begin(read, raw), self._server.time_limit)
             if job.is_whole:
                 return await job.answer()
             held.pop_all()  # the stream's now
@@ -76,7 +76,8 @@ class Routes:
         name = request.path_params["name"]
         if name != self._server.completions.model_name:
             served = self._server.completions.model_name
-            return Failure(404, f"This server has the model {served!r} only.", _INVALID, "model_not_found").response()
+            text = f"This server has the model {served!r} only."
+            return Failure(404, text, _INVALID, "model_not_found", "model").response()
         return JSONResponse(self._model())
 
     async def embeddings(self, _: Request) -> Response:

@@ -25,6 +25,7 @@ from mlflow_llm_plugins.generation import GenerationEngine
 from mlflow_llm_plugins.serving.answers import Answers
 from mlflow_llm_plugins.serving.bodies import read_json, unpack
 from mlflow_llm_plugins.serving.chooser import Chooser
+from mlflow_llm_plugins.serving.disconnects import TimeLimit
 from mlflow_llm_plugins.serving.failures import INTERRUPTED, SHUTTING_DOWN, Failure, failure_of
 from mlflow_llm_plugins.serving.limits import check_body, check_prompts, check_scored
 from mlflow_llm_plugins.serving.mailbox import Mailbox
@@ -132,6 +133,12 @@ class Server:
         from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 
         return self.settings.request_timeout_s or float(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
+
+    @property
+    def time_limit(self) -> TimeLimit:
+        """The same, with the setting in force."""
+        is_ours = self.settings.request_timeout_s is not None
+        return TimeLimit(self.timeout_s, variable("request_timeout_s") if is_ours else "--timeout")
 
     def call(self, trace: RequestTrace | None = None) -> ServedCall:
         """For what one request makes the engine do."""

@@ -70,9 +70,13 @@ def test_more_requests_than_threads_are_in_the_engine_together(client, served):
         ({"inputs": []}, "give at least one prompt"),
         ({"SECRET": 1}, "must be a JSON dictionary with exactly one of the input fields"),
         ({"dataframe_split": "SECRET"}, "Dataframe split format must be a dictionary"),
-        ({"dataframe_split": {"columns": ["SECRET"], "data": 3}}, "MLflow cannot read this payload"),
+        ({"dataframe_split": {"columns": ["SECRET"], "data": 3}}, "not a valid dataframe representation"),
+        ({"dataframe_records": [{"SECRET": "a", "SECRET too": "b"}]}, "Which column holds the prompts?"),
         ({"messages": "SECRET"}, "messages must be a list of messages, got str"),
-        ({"inputs": ["SECRET"], "params": {"temperature": "SECRET"}}, "MLflow cannot read this payload"),
+        ({"inputs": ["SECRET"], "params": {"temperature": "SECRET"}}, "temperature"),
+        ({"inputs": ["a"], "params": {"max_tokens": "5"}}, "max_tokens"),
+        ({"inputs": ["SECRET"], "params": {"max_tokens": 0}}, "max_tokens must be at least 1, got 0."),
+        ({**CHAT, "inputs": ["SECRET"]}, "inputs cannot stand beside messages or prompt"),
         (["SECRET"], "Invalid input. The input must be a JSON dictionary"),
         ({"input": "SECRET"}, "asks for embeddings"),
     ],
@@ -85,6 +89,13 @@ def test_errors_have_both_forms_and_never_the_data(client, served, payload, word
     assert "SECRET" not in str(answer)
     assert "Traceback" not in str(answer)
     assert served.engine.stats().open_requests == 0
+
+
+@pytest.mark.parametrize("text", ["SECRET one,SECRET two\nSECRET three, x\n", 'SECRET\n"SECRET, \n', "SECRET,\n1\n"])
+def test_a_csv_without_a_header_is_refused_without_its_cells(client, text):
+    response = client.post("/invocations", content=text, headers={"content-type": "text/csv"})
+    assert response.status_code == 400
+    assert "SECRET" not in response.text
 
 
 @pytest.mark.parametrize("body", [b"{SECRET", b'{"inputs": ["SECRET"]', b"\xffSECRET"])

@@ -20,6 +20,8 @@ OPENVINO_LIMITS = Limits(
         "gpu": "It runs on CPUs here.",
     },
     approximated={
+        "seed": "Exactly so only with inference_precision and kv_cache_precision 'f32': otherwise what runs beside a "
+        "request, or left its beginning in the prefix cache, moves the last bits.",
         "top_p": "It is taken of the 1000 most probable tokens: of all, each step would sort the vocabulary.",
         "penalties": "frequency_penalty and presence_penalty are added to a logit below 0, not subtracted: right for "
         "models whose likely tokens have logits above 0 (Llama, Qwen), not for others (GPT-2).",
