@@ -110,5 +110,7 @@ def _is_frame(inputs: object) -> bool:
 
 def _split(frame: Any) -> dict[str, Any]:
     """Columns and rows without the index, as MLflow writes its input examples."""
+    if frame.columns.nlevels > 1 or not frame.columns.is_unique:
+        raise InvalidInputError("inputs: the columns of a DataFrame must have one name each, and no two the same.")
     split = frame.to_dict(orient="split")
     return {name: json_value(split[name]) for name in ("columns", "data")}

@@ -44,17 +44,21 @@ def _texts(value: object) -> object:
     if not isinstance(found, Mapping):
         return found
     try:
-        return {name: item if isinstance(item, str) else json.dumps(item) for name, item in found.items()}
+        return {
+            name: item if item is None or isinstance(item, str) else json.dumps(item) for name, item in found.items()
+        }
     except TypeError:
         raise ValueError("values must be strings, or what JSON can hold") from None
 
 
 def _without_empty(raw: Any) -> Any:
-    """Keys without a value (`-C port=`) count as not given."""
-    return {key: value for key, value in raw.items() if value != ""} if isinstance(raw, Mapping) else raw
+    """Keys without a value (`-C port=`, or None) count as not given."""
+    if not isinstance(raw, Mapping):
+        return raw
+    return {key: value for key, value in raw.items() if value is not None and value != ""}
 
 
-Texts = Annotated[dict[str, str], BeforeValidator(_texts)]
+Texts = Annotated[dict[str, str | None], BeforeValidator(_texts)]  # null, in an update: not any more
 
 
 class DeploymentConfig(Settings):
@@ -138,9 +142,9 @@ class DeploymentConfig(Settings):
 
     @field_validator("environment")
     @classmethod
-    def _names(cls, value: dict[str, str]) -> dict[str, str]:
+    def _names(cls, value: dict[str, str | None]) -> dict[str, str | None]:
         for name, text in value.items():
-            if not name or "=" in name or "\0" in name + text:
+            if not name or "=" in name or "\0" in name + (text or ""):
                 raise ValueError("names must not be empty nor hold '=', and nothing may hold a NUL")
             if name in (KEY, KEY_FILE):
                 raise ValueError(f"{name} has settings of its own: {KEY_SETTINGS}")

@@ -257,3 +257,9 @@ def test_rows_cannot_be_streamed(inputs):
 def test_other_flavors_cannot_stream():
     with pytest.raises(UnsupportedFeatureError, match="Streams need a quantized LLM"):
         stream_request_of({"messages": CHAT}, is_ours=False)
+
+
+@pytest.mark.parametrize("columns", [["a", "a"], pd.MultiIndex.from_tuples([("a", "b"), ("a", "c")])])
+def test_columns_that_json_cannot_tell_apart_are_refused(columns):
+    with pytest.raises(InvalidInputError, match="no two the same"):
+        request_of(pd.DataFrame([[1, 2]], columns=columns), is_ours=False)

@@ -107,6 +107,12 @@ def test_what_was_given_is_kept_as_json_has_it(tmp_path, monkeypatch):
         parsed(labels={"x": object()})
 
 
+def test_none_is_not_given():
+    assert parsed(port=None, host=None, labels=None, environment={"A": None, "B": "1"}).given() == {
+        "environment": {"A": None, "B": "1"}
+    }
+
+
 def test_unknown_keys_name_those_that_are_known_as_users_write_them():
     with pytest.raises(InvalidInputError) as refused:
         parsed(model_conf="{}")

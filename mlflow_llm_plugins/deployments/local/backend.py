@@ -63,6 +63,7 @@ class LocalBackend:
         """
         settings = DeploymentConfig.parse(config, "config")
         folder, claimed_spec = self._first(name, settings)
+        _let_end(folder)
         with claimed(self._home, folder, claimed_spec):
             download = folder.new_download()
             try:
@@ -263,6 +264,13 @@ class LocalBackend:
             remove(self._home, folder, spec.created)
         elif not folder.spec.exists() and not view.is_supervised:  # deleted meanwhile, while a download went on
             remove(self._home, folder)
+
+
+def _let_end(folder: DeploymentFolder) -> None:
+    """Wait for a supervisor that was stopped already."""
+    view = View.of(folder)
+    if view is not None and view.is_supervised and view.status is not None and not view.status.goes_on:
+        end_deployment(view)
 
 
 def _remembered(settings: DeploymentConfig) -> dict[str, Any]:

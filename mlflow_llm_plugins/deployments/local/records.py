@@ -88,6 +88,7 @@ class Status(Record):
     phase: str = ""  # of a start or an update: what it waits for
     port: int | None = None
     serving: Spec | None = None  # what the running server was made from
+    last_ready: Spec | None = None  # the newest that was ready, be it under an earlier supervisor
     server: list[ProcessIdentity] = Field(default_factory=list)  # its processes
     starting: list[ProcessIdentity] = Field(default_factory=list)  # those of one that is not ready yet
     ready_since: float | None = None  # seconds since 1970

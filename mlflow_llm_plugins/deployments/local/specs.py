@@ -13,14 +13,14 @@ from mlflow_llm_plugins.errors import DeploymentError
 
 
 def first_spec(name: str, config: Mapping[str, Any]) -> Spec:
-    """Of a new deployment; its model is still to be found."""
+    """Of a new deployment; its model is still to be found. Of settings that are dictionaries, null is not given."""
     now = time.time()
     return Spec(
         name=name,
         generation=1,
         token=new_token(),
         model=None,
-        config=dict(config),
+        config={name: _over(None, value) for name, value in config.items()},
         created=now,
         updated=now,
     )
@@ -31,7 +31,8 @@ def next_spec(view: View, config: Mapping[str, Any], unset: Iterable[str] = ()) 
 
     Args:
         view: Of the deployment.
-        config: What is set anew; of settings that are dictionaries the given keys, the others stay.
+        config: What is set anew; of settings that are dictionaries the given keys, the others stay, and null takes a
+            key out.
         unset: Names of settings that get their defaults again.
 
     Raises:
@@ -54,7 +55,10 @@ def next_spec(view: View, config: Mapping[str, Any], unset: Iterable[str] = ()) 
 
 
 def _over(old: Any, new: Any) -> Any:
-    return {**old, **new} if isinstance(old, dict) and isinstance(new, dict) else new
+    if not isinstance(new, dict):
+        return new
+    merged = {**(old if isinstance(old, dict) else {}), **new}
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 def new_token() -> str:
@@ -63,10 +67,16 @@ def new_token() -> str:
 
 
 def last_good(view: View) -> Spec | None:
-    """What was asked last, unless it was refused or its model is gone: then what serves. None: nothing can be read."""
+    """What was asked last, unless nobody will ever serve it: then what was ready last. None: nothing can be read.
+
+    Nobody will where it was refused, its model is gone, or its supervisor ended before it was ready.
+    """
     spec, status = view.spec, view.status
-    if status is None or status.serving is None:
+    ready = None if status is None else status.last_ready or status.serving
+    if status is None or ready is None:
         return spec
-    was_refused = spec is not None and status.refused is not None and status.refused.generation == spec.generation
-    is_gone = spec is None or spec.model is None or not spec.model.path.exists()
-    return status.serving if was_refused or is_gone else spec
+    if spec is None or spec.model is None or not spec.model.path.exists():
+        return ready
+    was_refused = status.refused is not None and status.refused.generation == spec.generation
+    was_left = not view.is_supervised and ready.generation < spec.generation
+    return ready if was_refused or was_left else spec

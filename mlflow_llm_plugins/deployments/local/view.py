@@ -15,6 +15,7 @@ from mlflow_llm_plugins.deployments.local.home import DeploymentFolder
 from mlflow_llm_plugins.deployments.local.life_lock import is_held
 from mlflow_llm_plugins.deployments.local.process_identity import ProcessIdentity
 from mlflow_llm_plugins.deployments.local.records import (
+    ModelSource,
     Record,
     Spec,
     State,
@@ -63,14 +64,19 @@ class View:
 
     @property
     def serving(self) -> Spec | None:
-        """What the server was made from, or what it is to be made from."""
-        return (self.status.serving if self.status is not None else None) or self.spec
+        """What the server was made from, or what it is to be made from; of a dead one, what an update starts again."""
+        status = self.status
+        if status is None:
+            return self.spec
+        return status.serving or (None if self.is_supervised else status.last_ready) or self.spec
 
     def state(self) -> tuple[ShownState, str]:
         """The state and its reason."""
         if self.is_supervised:
             if self.status is None or self._is_new:
                 return "starting", "its supervisor begins"
+            if not self.status.goes_on:
+                return self.status.state, f"{self.status.reason}; it ends what is open"
             return self.status.state, self.status.reason or (self.status.phase if self._is_starting else "")
         if self.is_claimed:
             return "starting", "a command prepares its model"
@@ -132,7 +138,7 @@ class View:
             "model_uri": model and model.uri,
             "resolved_model_uri": model and model.resolved,
             "flavor": model and model.flavor,
-            "quantization": model and model.quantization,
+            "quantization": model and _quantization(model, settings),
             "task": model and model.task,
             "config": {} if spec is None else shown_config(spec),
             "labels": dict(settings.labels),
@@ -162,6 +168,15 @@ def _whole(kind: type[Kind], path: Path) -> tuple[Kind | None, str]:
         return read_record(kind, path), ""
     except UnreadableRecordError as error:
         return None, str(error)
+
+
+def _quantization(model: ModelSource, settings: DeploymentConfig) -> Any:
+    """The artifact's, unless the deployment's own settings name another one."""
+    named = settings.serving_config.get("quantization") if model.is_ours else None
+    if named is None:
+        return model.quantization
+    method = named.get("method") if isinstance(named, dict) else named
+    return None if method == "none" else method
 
 
 def shown_config(spec: Spec) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlflow_llm_plugins.deployments.local.records import Refusal, Spec, Status, read_record, write_record
-from mlflow_llm_plugins.deployments.local.specs import next_spec
+from mlflow_llm_plugins.deployments.local.specs import first_spec, next_spec
 from mlflow_llm_plugins.deployments.local.view import View
 from mlflow_llm_plugins.errors import DeploymentError
 
@@ -26,6 +26,28 @@ def test_of_settings_that_are_dictionaries_what_is_not_said_stays_too(recorded):
         "environment": {"A": "1", "B": "3"},
         "model_config": {"quantization": "nf4", "max_queue_size": 9},
     }
+
+
+def test_null_takes_a_key_out_of_settings_that_are_dictionaries(recorded):
+    config = {"environment": {"A": "1", "B": "2"}, "model_config": {"quantization": "nf4"}}
+    folder = recorded(spec={"config": config}, status={"state": "ready"})
+    spec = next_spec(View.of(folder), {"environment": {"B": None}, "model_config": {"quantization": None}})
+    assert spec.config == {"environment": {"A": "1"}, "model_config": {}}
+    assert first_spec("chat", {"labels": {"a": None, "b": "1"}}).config == {"labels": {"b": "1"}}
+
+
+@pytest.mark.parametrize("serving", [True, False], ids=["killed", "killed again while it started"])
+def test_an_update_goes_on_from_what_was_ready_where_the_last_one_was_left(recorded, serving):
+    """Its supervisor was killed before the new version was ready."""
+    folder = recorded(spec={"config": {"workers": 1}}, status={"state": "ready"})
+    ready = read_record(Spec, folder.spec)
+    write_record(ready.model_copy(update={"generation": 2, "config": {"workers": 9}}), folder.spec)
+    known = {"serving": ready} if serving else {"serving": None, "last_ready": ready}
+    write_record(read_record(Status, folder.status).model_copy(update=known), folder.status)
+    view = View.of(folder)
+    assert view.serving == ready
+    assert next_spec(view, {}).config == {"workers": 1}
+    assert next_spec(view, {}).generation == 3
 
 
 def test_a_setting_can_be_taken_back(recorded):

@@ -133,7 +133,18 @@ def test_a_deployment_that_only_ends_what_is_open_has_no_address(recorded, holde
     holder(folder.life_lock)
     assert View.of(folder).address() is None
     shown = View.of(folder).describe()
-    assert (shown["status"], shown["reason"], len(shown["pids"])) == (state, "stopped by SIGTERM", 1)
+    assert (shown["status"], len(shown["pids"])) == (state, 1)
+    assert shown["reason"] == "stopped by SIGTERM; it ends what is open"
+
+
+@pytest.mark.parametrize(
+    ("named", "shown"),
+    [(None, "nf4"), ("int8", "int8"), ({"method": "fp4"}, "fp4"), ("none", None)],
+)
+def test_the_quantization_is_that_which_is_served(recorded, model, named, shown):
+    own = {"model": model.model_copy(update={"quantization": "nf4"})}
+    config = {} if named is None else {"model_config": {"quantization": named}}
+    assert View.of(recorded(spec={**own, "config": config}, status={})).describe()["quantization"] == shown
 
 
 def test_the_processes_of_a_start_are_shown(recorded, holder):

@@ -52,7 +52,7 @@ class Relay:
         Args:
             wait_s: Seconds that a client waits for a server before it is answered with status 503.
         """
-        self._wait_s = wait_s
+        self.wait_s = wait_s
         self._upstream: Upstream | None = None
         self._switched = _Signal()
         self._left = _Signal()  # a connection has left its upstream
@@ -120,7 +120,7 @@ class Relay:
         connection = await RelayedConnection.of(client)
         try:
             if await connection.speaks():
-                await connection.unless_gone(self._find_server(connection), self._wait_s)
+                await connection.unless_gone(self._find_server(connection), self.wait_s)
                 await self._answer(connection)
         except OSError:  # one side has broken off, which the other one must see as well
             connection.reset()

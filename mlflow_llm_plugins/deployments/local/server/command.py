@@ -47,7 +47,7 @@ def serve_environment(spec: Spec, folder: DeploymentFolder, base: Mapping[str, s
         **({"SERVING_MODEL_CONFIG": json.dumps(settings.serving_config)} if settings.serving_config else {}),
         **({"CUDA_VISIBLE_DEVICES": settings.devices} if settings.devices is not None else {}),
         **(_for_ours(settings, folder) if is_ours else _for_others(settings)),
-        **settings.environment,
+        **{name: value for name, value in settings.environment.items() if value is not None},
     }
 
 

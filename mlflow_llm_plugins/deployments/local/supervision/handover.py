@@ -63,7 +63,9 @@ class Handover:
     async def _recreate(self, old: Keeper, new: Keeper) -> None:
         """Where memory does not allow two. The old one is started again when the new one fails."""
         await old.end()
-        old.door.relay.switch(None)
+        relay, usual_s = old.door.relay, old.door.relay.wait_s
+        relay.wait_s = max(usual_s, new.spec.settings.request_timeout_s)  # it is no failure: they may wait
+        relay.switch(None)
         self._status.change(state="restarting", reason="an update replaces the server", server=[], ready_since=None)
         await self._retire(old, None)
         try:
@@ -73,6 +75,8 @@ class Handover:
             self._status.change(reason="the update failed, and the version before it is started again")
             old.begin()
             raise
+        finally:
+            relay.wait_s = usual_s
         self._begin(new, server, old)
 
     def _begin(self, new: Keeper, server: Server, old: Keeper) -> None:

@@ -51,6 +51,7 @@ class Keeper:
             phase="",
             port=self.door.port,
             serving=self.spec,
+            last_ready=self.spec,
             server=server.processes(),
             starting=[],
             ready_since=time.time(),

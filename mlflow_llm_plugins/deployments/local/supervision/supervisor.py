@@ -155,14 +155,14 @@ class Supervisor:
         return spec if spec is not None and spec.model is not None else None
 
     def _first_status(self) -> Status:
-        """With the port that it had before."""
-        port = None
+        """With the port that it had before, and what was ready then."""
+        before = None
         try:
             before = read_record(Status, self._folder.status)
-            port = None if before is None else before.port
         except UnreadableRecordError as error:
             _logger.warning("%s", error)
-        return Status(token=self._token, supervisor=ProcessIdentity.own(), port=port)
+        own = Status(token=self._token, supervisor=ProcessIdentity.own())
+        return own if before is None else own.model_copy(update={"port": before.port, "last_ready": before.last_ready})
 
     def _stop(self, reason: str) -> None:
         self._stop_reason = self._stop_reason or reason

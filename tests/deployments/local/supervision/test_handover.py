@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -191,6 +192,23 @@ def test_recreate_never_runs_two(chat):
         chat.untell("loading", server="two")
         assert waiting.result(WAIT_S) == "two"
     assert chat.wait_for_generation().state == "ready"
+
+
+def test_clients_wait_for_a_recreation_as_long_as_requests_may_take(chat):
+    chat.ask(strategy="recreate")
+    chat.start(connection_s=0.1)  # that they wait in other cases
+    chat.wait_for_state("ready")
+    chat.tell("loading", server="two")
+    chat.update("two", strategy="recreate", request_timeout_s=WAIT_S)
+    wait_for(lambda: chat.status.phase == "loading the model", WAIT_S)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(chat.get)
+        time.sleep(0.5)
+        chat.untell("loading", server="two")
+        assert waiting.result(WAIT_S) == "two"
+    chat.server("two").kill()
+    wait_for(lambda: chat.status.state == "restarting", WAIT_S)
+    assert httpx.get(chat.url(), trust_env=False, timeout=WAIT_S).status_code == 503
 
 
 def test_recreate_goes_back_when_the_new_version_fails(chat):
