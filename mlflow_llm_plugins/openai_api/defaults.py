@@ -52,12 +52,14 @@ def with_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
     """A request's sampling fields, completed by the defaults.
 
     Temperature 0 is greedy whatever else the defaults say. A request that asks for top_k, top_p or min_p but
-    no temperature wants tokens drawn: where the default is greedy, its temperature is 1. A default never makes a
-    request impossible: one that wants fewer tokens than `min_new_tokens` gets as many as it wants.
+    no temperature wants tokens drawn: where the default is greedy, its temperature is 1. A request that wants fewer
+    tokens than the default of `min_new_tokens` gets as many as it wants.
     """
     merged = {**defaults, **given}
-    if "min_new_tokens" not in given and "min_new_tokens" in defaults and "max_new_tokens" in given:
-        merged["min_new_tokens"] = min(defaults["min_new_tokens"], given["max_new_tokens"])
+    if "max_new_tokens" in given:
+        merged.pop("default_new_tokens", None)
+        if "min_new_tokens" in defaults and "min_new_tokens" not in given:
+            merged["min_new_tokens"] = min(defaults["min_new_tokens"], given["max_new_tokens"])
     asks_for_draws = any(given.get(name, neutral) != neutral for name, neutral in _ALL_TOKENS.items())
     if "temperature" not in given and asks_for_draws and not defaults.get("temperature"):
         merged["temperature"] = 1.0

@@ -27,8 +27,8 @@ def parse_messages(raw: object, where: str = "messages") -> tuple[Message, ...]:
         where: What the messages are called in errors.
 
     Returns:
-        Messages without nulls, but for the content beside tool calls; else every content is a string. The arguments
-        of tool calls are parsed.
+        Messages without nulls, as transformers hands them to templates, every content a string, the arguments of
+        tool calls parsed.
 
     Raises:
         InvalidInputError: No list, an empty one, an unknown role, or content that is no text.
@@ -60,8 +60,6 @@ def _message(raw: object, where: str) -> Message:
         message["tool_calls"] = _tool_calls(message["tool_calls"], f"{where}.tool_calls")
     if "content" in message or "tool_calls" not in message:
         message["content"] = _text(message.get("content"), f"{where}.content")
-    elif "content" in raw:
-        message["content"] = None  # beside calls: some templates ask whether it is none
     return message
 
 

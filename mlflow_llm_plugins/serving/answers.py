@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 
-from mlflow_llm_plugins.errors import LLMError, QueueFullError, located
+from mlflow_llm_plugins.errors import EngineLostError, EngineUnavailableError, LLMError, QueueFullError, located
 from mlflow_llm_plugins.generation import GenerationEngine, GenerationOutput, GenerationStream, TokenEvent
 from mlflow_llm_plugins.generation.call_scope import CallScope
 from mlflow_llm_plugins.serving.mailbox import Mailbox
@@ -121,6 +121,10 @@ class Answers:
                     raise
                 self._waiting.appendleft(index)
                 return
+            except EngineUnavailableError as error:
+                if self._streams:  # others of this request have run
+                    raise EngineLostError(str(error)) from error
+                raise
             self._streams[index] = stream
             self._open.add(index)
             self._call.add(stream)  # which is ended where the call was cancelled meanwhile

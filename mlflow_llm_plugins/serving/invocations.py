@@ -109,16 +109,17 @@ def _told(error: Exception, said: Sequence[str], is_json: bool) -> Exception:
         return error.__context__  # nothing that the caller could mend, though MLflow answers 400
     if int(error.get_http_status_code()) >= 500:
         return Exception(error)
-    if not text or not is_json:
+    if not text or not is_json or "Failed to enforce schema" in text:  # with the data behind it
         return InvalidInputError(_UNREADABLE)
     return InvalidInputError(_masked(text, said))
 
 
 def _masked(text: str, said: Sequence[str]) -> str:
     """The text without what the request says."""
-    for each in said:
-        if each in text:
-            text = text.replace(each, "...")
+    for each in sorted(said, key=len, reverse=True):  # a short one may be a part of a longer one
+        for written in (each, repr(each)[1:-1]):
+            if written in text:
+                text = text.replace(written, "...")
     return text
 
 

@@ -70,6 +70,23 @@ def test_a_taken_port_is_refused_before_the_model_is_looked_for(client, home):
     assert list(home.deployments.iterdir()) == []
 
 
+def test_a_taken_name_is_told_before_its_port(client, recorded, holder):  # noqa: F811
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        own.listen()
+        port = own.getsockname()[1]
+        holder(recorded("chat", status={"state": "ready", "port": port}).life_lock)
+        with pytest.raises(MlflowException, match="'chat' exists already and is ready") as error:
+            client.create_deployment("chat", "models:/none/1", config={"port": port})
+    assert error.value.error_code == "RESOURCE_ALREADY_EXISTS"
+
+
+@pytest.mark.parametrize("host", ["a..b", "no such host"])
+def test_a_host_that_is_none_is_refused(client, host):
+    with pytest.raises(MlflowException, match=f"host {host} cannot be listened on"):
+        client.create_deployment("chat", "models:/none/1", config={"host": host, "insecure": True})
+
+
 def test_a_host_that_is_not_here_is_refused_before_the_model_is_looked_for(client):
     with pytest.raises(MlflowException, match=r"host 192\.0\.2\.1 cannot be listened on"):
         client.create_deployment("chat", "models:/none/1", config={"host": "192.0.2.1", "insecure": True})

@@ -85,6 +85,7 @@ GREEDY = {"temperature": 0.0}
             {"temperature": 0.0, "repetition_penalty": 1.0},
         ),
         ({"max_new_tokens": 2}, {"min_new_tokens": 5}, {"max_new_tokens": 2, "min_new_tokens": 2}),
+        ({"max_new_tokens": 9}, {"default_new_tokens": 0}, {"max_new_tokens": 9}),
         ({"max_new_tokens": 9}, {"min_new_tokens": 5}, {"max_new_tokens": 9, "min_new_tokens": 5}),
         (
             {"max_new_tokens": 2, "min_new_tokens": 4},

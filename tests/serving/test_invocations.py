@@ -75,6 +75,7 @@ def test_more_requests_than_threads_are_in_the_engine_together(client, served):
         ({"messages": "SECRET"}, "messages must be a list of messages, got str"),
         ({"inputs": ["SECRET"], "params": {"temperature": "SECRET"}}, "temperature"),
         ({"inputs": ["a"], "params": {"max_tokens": "5"}}, "max_tokens"),
+        ({"dataframe_records": [{"SECRET\n'one'": "a", "SECRET": "b"}]}, "Which column holds the prompts?"),
         ({"inputs": ["SECRET"], "params": {"max_tokens": 0}}, "max_tokens must be at least 1, got 0."),
         ({**CHAT, "inputs": ["SECRET"]}, "inputs cannot stand beside messages or prompt"),
         (["SECRET"], "Invalid input. The input must be a JSON dictionary"),

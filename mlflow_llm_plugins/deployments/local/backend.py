@@ -63,7 +63,6 @@ class LocalBackend:
         """
         settings = DeploymentConfig.parse(config, "config")
         folder, claimed_spec = self._first(name, settings)
-        _let_end(folder)
         with claimed(self._home, folder, claimed_spec):
             download = folder.new_download()
             try:
@@ -195,7 +194,10 @@ class LocalBackend:
         refuse_without_posix()
         folder = self._home.folder(name)
         check_exposure(settings)
-        check_bindable(settings.host, settings.port)
+        _let_end(folder)
+        view = View.of(folder)
+        if view is None or not (view.is_claimed or view.is_being_changed):  # else the name is what is taken
+            check_bindable(settings.host, settings.port)
         self._home.make()
         return folder, first_spec(name, _remembered(settings))
 
@@ -269,7 +271,9 @@ class LocalBackend:
 def _let_end(folder: DeploymentFolder) -> None:
     """Wait for a supervisor that was stopped already."""
     view = View.of(folder)
-    if view is not None and view.is_supervised and view.status is not None and not view.status.goes_on:
+    if view is None or view.status is None or not view.is_supervised or view.status.goes_on:
+        return
+    if view.spec is None or view.spec.token == view.status.token:  # else it is the word of an earlier one
         end_deployment(view)
 
 

@@ -126,6 +126,7 @@ class RelayedConnection:
         for task in done:
             task.result()
         client.writer.close()  # begins to send what is left
+        self._drop_spare()  # else the server would not see that its side is closed
         await server.finish()
 
     async def finish(self) -> None:
@@ -193,6 +194,7 @@ class RelayedConnection:
     def _drop_spare(self) -> None:
         if self._spare is not None:
             self._spare.close()
+            self._spare = None
 
     async def _gone(self) -> None:
         while len(self._early) < _CHUNK:

@@ -33,6 +33,8 @@ def check_bindable(host: str, port: int | None) -> None:
     """
     try:
         try_to_bind(host, port)
+    except UnicodeError as error:
+        raise AddressError(host, port, OSError("it cannot be the name of a host")) from error
     except OSError as error:
         raise AddressError(host, port, error) from error
 

@@ -50,7 +50,7 @@ class Handover:
         except (ServerFailedError, AddressError) as error:
             if door is not old.door:
                 await self._doors.close(door)
-            self._status.change(phase="", refused=Refusal(generation=spec.generation, error=str(error)))
+            self._status.change(phase="", starting=[], refused=Refusal(generation=spec.generation, error=str(error)))
             return old
         return new
 

@@ -16,6 +16,7 @@ from mlflow_llm_plugins.deployments.local.server.process import Server
 from mlflow_llm_plugins.deployments.local.supervision.status_file import StatusFile
 
 _PORTS_TRIED = 3
+_LOOK_EVERY_S = 2.0
 
 
 class Starter:
@@ -44,6 +45,7 @@ class Starter:
         self._command_of = command_of
         self._environ = environ
         self._echo = echo
+        self._next_look = 0.0
 
     async def start(self, spec: Spec) -> Server:
         """A server that takes requests, told as `starting`. Cancelled, it leaves what it has begun among `running`.
@@ -93,8 +95,11 @@ class Starter:
         return server
 
     def _tell(self, phase: str, server: Server) -> None:
-        """Also who must be ended where this process is killed meanwhile."""
-        self._status.change(phase=phase, starting=server.processes())
+        """Also who must be ended where this process is killed meanwhile, which takes a look at all that run."""
+        now = asyncio.get_running_loop().time()
+        if phase != self._status.status.phase or now >= self._next_look:
+            self._next_look = now + _LOOK_EVERY_S
+            self._status.change(phase=phase, starting=server.processes())
 
 
 def _free_port() -> int:
