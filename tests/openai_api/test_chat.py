@@ -145,24 +145,6 @@ def test_a_template_that_fails_is_quoted_but_never_the_prompt(template, reason):
         assert SECRET[1:-1] not in str(refusal.value)
 
 
-@pytest.mark.parametrize(
-    ("template", "text"),
-    [
-        (
-            "{% for m in messages %}{{ 'call' if m['content'] is none else m['content'] }}{% endfor %}",
-            "call",
-        ),
-        ("{% for m in messages %}{% if m.content is not none %}{{ m.content }}{% endif %};{% endfor %}", ";"),
-        ("{% for m in messages %}{{ m.content }};{% endfor %}", ";"),
-    ],
-)
-def test_no_content_beside_tool_calls_is_never_the_word_none(template, text):
-    tokenizer = byte_tokenizer()
-    call = {"function": {"name": "f", "arguments": {}}}
-    ids = render_chat(tokenizer, [{"role": "assistant", "content": None, "tool_calls": [call]}], template)
-    assert tokenizer.decode(ids, skip_special_tokens=True) == text
-
-
 @pytest.mark.parametrize("name", ["tokenize", "add_generation_prompt", "chat_template", "sanitize_control_tokens"])
 def test_variables_cannot_reach_past_the_template(name):
     with pytest.raises(InvalidInputError) as refusal:

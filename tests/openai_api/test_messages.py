@@ -26,15 +26,10 @@ def test_nulls_are_dropped_and_other_fields_kept_for_the_template():
 
 def test_arguments_of_tool_calls_are_parsed_and_content_may_be_missing():
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
-    (message,) = parse_messages([{"role": "assistant", "tool_calls": [call]}])
-    assert message["tool_calls"][0]["function"]["arguments"] == {"x": 1}
-    assert "content" not in message
-
-
-def test_no_content_beside_tool_calls_stays_none_for_templates_that_ask_for_it():
-    call = {"function": {"name": "f", "arguments": "{}"}}
-    (message,) = parse_messages([{"role": "assistant", "content": None, "tool_calls": [call]}])
-    assert message["content"] is None
+    for content in ({}, {"content": None}):
+        (message,) = parse_messages([{"role": "assistant", **content, "tool_calls": [call]}])
+        assert message["tool_calls"][0]["function"]["arguments"] == {"x": 1}
+        assert "content" not in message
 
 
 def test_an_empty_list_of_calls_is_none():
