@@ -83,7 +83,7 @@ class GenerationRequest:
             _require(getattr(self, name), _is(getattr(self, name), Real), name, "a number")
         _require(self.prompt_ids, not isinstance(self.prompt_ids, (str, bytes)), "prompt_ids", "token ids, not text")
         stops = self.stop
-        _require(type(stops), _are(stops, str), "stop", "strings that are not empty")
+        _require(stops, _are(stops, str), "stop", "strings that are not empty")
         _require("", all(stops), "stop", "strings that are not empty")
         eos = self.eos_token_ids
         _require(eos, eos is None or _are(eos, Integral), "eos_token_ids", "a tuple of token ids")

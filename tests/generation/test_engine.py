@@ -107,7 +107,7 @@ def test_the_longest_request_that_fits_is_answered(engine):
         ({"min_p": 2.0}, "min_p must be from 0 to 1, got 2.0."),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0."),
         ({"timeout_s": 0.0}, "timeout_s must be above 0, got 0.0."),
-        ({"stop": ("",)}, "stop must be strings that are not empty, got ('',)."),
+        ({"stop": ("",)}, "stop must be strings that are not empty, got ''."),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(options, message):
