@@ -107,4 +107,4 @@ def test_override_leaves_the_rest() -> None:
 
 @pytest.mark.parametrize("value", ["x", [1], 0])
 def test_configuration_that_is_no_dictionary_is_refused(value: Any) -> None:
-    assert refusal(engine_config=value) == f"engine_config must be a dictionary, got {value!r}."
+    assert refusal(engine_config=value) == f"engine_config must be a dictionary, got {type(value).__name__}."

@@ -122,7 +122,7 @@ def test_each_row_is_answered_as_predict_answers_it(engine, task):
         ({"n": 2}, UnsupportedFeatureError, "n=2 is not supported for rows"),
         ({"temperature": "hot"}, InvalidInputError, "temperature must be a finite number, got 'hot'."),
         ({"temperature": -1}, InvalidInputError, "temperature must be from 0 (greedy) to 100, got -1"),
-        ({"guided_regex": "a+"}, UnsupportedFeatureError, "guided_regex="),
+        ({"guided_regex": "a+"}, UnsupportedFeatureError, "guided_regex is not supported"),
         ({"max_tokens": 40}, PromptTooLongError, "the context has 20"),
     ],
 )

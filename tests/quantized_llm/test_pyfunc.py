@@ -130,7 +130,7 @@ class TestRows:
     @pytest.mark.parametrize("params", [{"guided_regex": "a+"}, {"logprobs": True}, {"structured_outputs": {"a": 1}}])
     def test_what_the_engine_cannot_do_is_refused_by_name(self, engine, params):
         refusal = refusal_of(model(engine).predict, ["a"], params)
-        assert f"{next(iter(params))}=" in refusal.message
+        assert next(iter(params)) in refusal.message
         assert "not supported by this engine" in refusal.message
         assert engine.requests == []
 
@@ -292,7 +292,7 @@ class TestRequests:
             ({"messages": [USER], "temperature": float("nan")}, "temperature must be a finite number, got nan."),
             ({"messages": [USER], "temperature": -1}, "temperature must be from 0"),
             ({"messages": [USER], "top_p": 0}, "top_p must be above 0 and at most 1, got 0.0."),
-            ({"messages": [USER], "max_tokens": 0}, "max_new_tokens must be at least 1, got 0."),
+            ({"messages": [USER], "max_tokens": 0}, "max_tokens must be at least 1, got 0."),
             ({"messages": [USER], "temprature": 1}, "Did you mean 'temperature'?"),
             ({"messages": [USER], "top_logprobs": 2}, "top_logprobs"),
             ({"prompt": "a", "max_tokens": 0}, "max_tokens must be at least 1, or 0 with echo=true, got 0"),
@@ -513,7 +513,7 @@ class TestStockServer:
             ({"messages": MESSAGES, "stream": True}, "call predict_stream instead"),
             ({"messages": MESSAGES, "temperature": "0.5"}, "temperature"),
             ({"messages": MESSAGES, "stop": 5}, "stop must be a string or a list of strings, got 5."),
-            ({"messages": MESSAGES, "guided_regex": "a+"}, "guided_regex='a+' is not supported by this engine"),
+            ({"messages": MESSAGES, "guided_regex": "a+"}, "guided_regex is not supported by this engine"),
             ({"messages": MESSAGES, "response_format": {"type": "json"}}, "response_format.type must be 'text'"),
             ({"messages": MESSAGES, "regex": "a", "choice": ["a"]}, "give one of them"),
             ({"messages": MESSAGES, "seed": 2**64}, "seed must be a whole number of at most 64 bits"),
