@@ -86,7 +86,8 @@ class LLMDeploymentClient(BaseDeploymentClient):
             name: Of the deployment.
             model_uri: None: the model that it has.
             flavor: That the new model must have.
-            config: What changes; the rest stays.
+            config: What changes; the rest stays, also within settings that are dictionaries. None gives a setting its
+                default again, or takes a key out of such a dictionary.
             endpoint: The deployment must be under it.
 
         Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -157,12 +157,8 @@ SHUTTING_DOWN = Failure(
 )
 
 
-INTERRUPTED = Failure(
-    503,
-    "The server shut down before this answer was complete.",
-    "server_error",
-    "interrupted",
-    headers={**_RETRY, "connection": "close"},
+INTERRUPTED = replace(
+    SHUTTING_DOWN, message="The server shut down before this answer was complete.", code="interrupted"
 )
 
 

@@ -116,7 +116,8 @@ def _told(error: Exception, said: Sequence[str], is_json: bool) -> Exception:
 
 def _masked(text: str, said: Sequence[str]) -> str:
     """The text without what the request says."""
-    for each in sorted(said, key=len, reverse=True):  # a short one may be a part of a longer one
+    short = {each for each in said if len(each) <= len(text)}  # of a large body hardly any
+    for each in sorted(short, key=len, reverse=True):  # a short one may be a part of a longer one
         for written in (each, repr(each)[1:-1]):
             if written in text:
                 text = text.replace(written, "...")
